@@ -1,0 +1,594 @@
+"""The command line: `imtalker COMMAND`, the only reader of options.
+
+Exit status: 0 done; 2 the input was wrong (one line on stderr); 1 a fault of ours; 130 interrupted. Standard output
+carries results only. What is heavy (torch, the networks) is imported by the command that needs it, so that --help
+answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import errno
+import importlib
+import json
+import math
+import os
+import signal
+import sys
+import time
+import traceback
+import warnings
+from pathlib import Path
+
+from . import __version__
+from .errors import InputError
+
+ASSETS = Path(__file__).parent / "assets"
+BAR_DELAY = 2.0  # seconds that something may take before a progress bar appears
+# What the operating system says when a path or a disk of the user's is at fault
+USERS_ERRNO = {
+    errno.ENOENT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.EFBIG,
+}
+
+# Packages that the core does without, and the extra that brings them
+EXTRA_OF = {
+    "numba": "synth",
+    "scipy": "synth",
+    "tensorboard": "train",
+    "transformers": "base",
+    "huggingface_hub": "base",
+}
+
+TRAININGS = ("reader", "renderer", "audio", "generator", "bundle")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit status; `argv` without the program's name, by default the process's own."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    debug = "--debug" in argv
+    try:
+        with _terminate_like_interrupt(), warnings.catch_warnings():
+            if not debug:
+                warnings.simplefilter("ignore")
+            args = _parser().parse_args(argv)
+            args.run(args)
+            sys.stdout.flush()
+        return 0
+    except SystemExit as stop:  # --help, --version
+        return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 2
+    except KeyboardInterrupt as stop:
+        return _fail("terminated" if stop.args else "interrupted", 143 if stop.args else 130, debug=False)
+    except ModuleNotFoundError as error:
+        extra = EXTRA_OF.get((error.name or "").split(".")[0])
+        if extra is None:
+            return _fail(_fault(error), 1, debug)
+        return _fail(f"this needs the Python package {error.name!r}: pip install 'imtalker[{extra}]'", 2, debug)
+    except BrokenPipeError:  # the reader of our output has seen enough
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except InputError as error:
+        return _fail(str(error), 2, debug)
+    except OSError as error:
+        if error.errno not in USERS_ERRNO:
+            return _fail(_fault(error), 1, debug)
+        where = f"{os.fspath(error.filename)!r}: " if error.filename is not None else ""
+        return _fail(f"{where}{error.strerror}: check the path, its permissions and the space on the disk", 2, debug)
+    except Exception as error:
+        return _fail(_fault(error), 1, debug)
+
+
+def _fail(message: str, status: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    with contextlib.suppress(OSError):  # standard error may be closed, too
+        print("imtalker: error: " + " ".join(message.split()), file=sys.stderr, flush=True)
+    return status
+
+
+def _fault(error: Exception) -> str:
+    return f"this should not happen: {type(error).__name__}: {error} (--debug shows where; please report it)"
+
+
+@contextlib.contextmanager
+def _terminate_like_interrupt():
+    """SIGTERM unwinds like Ctrl-C, so that it leaves no partial file either."""
+
+    def stop(signum, frame):
+        raise KeyboardInterrupt("terminated")
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Options
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with the options in one line. No abbreviations: they break when options are added."""
+
+    def __init__(self, **settings):
+        super().__init__(**{"allow_abbrev": False, **settings})
+
+    def error(self, message: str):
+        raise InputError(f"{message}: see {self.prog} --help")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="imtalker", description="One picture of a face, plus speech or a driving video, makes a talking video."
+    )
+    parser.add_argument("--version", action="version", version=f"imtalker {__version__}")
+    parser.set_defaults(run=lambda args: parser.print_help(), command=None)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", parser_class=_Parser)
+
+    command = commands.add_parser(
+        "animate",
+        help="a picture speaks",
+        description=(
+            "Make the face in SOURCE speak AUDIO. With no arguments, a bundled picture speaks a bundled sentence."
+        ),
+    )
+    command.add_argument("source", nargs="?", metavar="SOURCE", help="picture of a face, anything Pillow reads")
+    command.add_argument("audio", nargs="?", metavar="AUDIO", help="speech: any audio, or a video with sound")
+    _add_making(command)
+    command.add_argument(
+        "--nfe",
+        type=_count_to(1000),
+        metavar="N",
+        help="evaluations of the velocity network per window of frames (default: the model's); fewer are faster",
+    )
+    command.add_argument(
+        "--guidance",
+        type=_number,
+        metavar="S",
+        help="guidance scale: how strongly the speech is followed; 1 is off (default: the model's)",
+    )
+    for name, what in (
+        ("pose", "head rotation, 3 angles in radians (looks down, turns to its own left, lifts its left)"),
+        ("gaze", "gaze, 2 angles in radians (to its own left, down)"),
+        ("cam", "place of the head, 3 numbers (log scale, x, y in crop widths)"),
+    ):
+        command.add_argument(
+            f"--{name}",
+            metavar="FILE",
+            help=f"{what} per frame at 25 a second: .npy, .npz or .csv; the last row is held",
+        )
+    command.set_defaults(run=_animate)
+
+    command = commands.add_parser(
+        "reenact",
+        help="a picture copies the motion of a video",
+        description="Make the face in SOURCE move as the one in DRIVING. With no arguments, the bundled samples.",
+    )
+    command.add_argument("source", nargs="?", metavar="SOURCE", help="picture of a face, anything Pillow reads")
+    command.add_argument("driving", nargs="?", metavar="DRIVING", help="video of a face; its sound is kept")
+    _add_making(command)
+    command.add_argument(
+        "--driving-crop",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="the same for the video (default: as --crop)",
+    )
+    command.add_argument(
+        "--relative",
+        action="store_true",
+        help="add the driving's change of motion since its first "
+        "frame to the source's own motion, instead of copying it",
+    )
+    command.set_defaults(run=_reenact)
+
+    command = commands.add_parser(
+        "models", help="list, show, fetch and convert models", description="List, show, fetch and convert models."
+    )
+    command.set_defaults(run=lambda args, parser=command: parser.print_help())
+    kinds = command.add_subparsers(title="commands", metavar="COMMAND", dest="kind", parser_class=_Parser)
+    command = kinds.add_parser("list", help="models that --model can name")
+    _add_reporting(command, _models_list)
+    command = kinds.add_parser("show", help="one model: its sizes, training data and licence")
+    command.add_argument("model", nargs="?", default="mini", metavar="NAME|DIR", help="(default: mini)")
+    _add_reporting(command, _models_show)
+    command = kinds.add_parser("pull", help="fetch and convert the published weights (2.7 GB)")
+    command.add_argument(
+        "model", nargs="?", default="base", choices=("base",), metavar="NAME", help="base, the only one"
+    )
+    _add_reporting(command, _models_pull)
+    command = kinds.add_parser("convert", help="make a model's folder from the published files")
+    command.add_argument("renderer", type=Path, metavar="RENDERER.ckpt")
+    command.add_argument("generator", type=Path, metavar="GENERATOR.ckpt")
+    command.add_argument("wav2vec", type=Path, metavar="WAV2VEC_DIR")
+    command.add_argument("folder", type=Path, metavar="DIR", help="folder to write")
+    _add_reporting(command, _models_convert)
+
+    command = commands.add_parser(
+        "synth",
+        help="render synthetic talking heads, or make synthetic speech, for training",
+        description="Render synthetic heads with exact ground truth into OUT, one file per "
+        "identity; files that are there are kept. With --speech: speech with phoneme times.",
+    )
+    command.add_argument("out", type=Path, metavar="OUT", help="folder to write")
+    command.add_argument("--pack", type=Path, metavar="DIR", help="the pack of head meshes, skins and hair")
+    command.add_argument("--identities", type=_count_to(10**7), default=400, metavar="N", help="(default: 400)")
+    command.add_argument(
+        "--frames", type=_count_to(10**4), default=20, metavar="N", help="frames of each (default: 20)"
+    )
+    command.add_argument("--size", type=_count_to(2048), default=256, metavar="S", help="side in pixels (default: 256)")
+    command.add_argument("--split", choices=("train", "heldout"), default="train", help="people who never meet")
+    command.add_argument(
+        "--first", type=_index, default=0, metavar="N", help="number of the first identity (default: 0)"
+    )
+    command.add_argument(
+        "--steady", action="store_true", help="heads that hardly move while their faces do, as in talking"
+    )
+    command.add_argument("--workers", type=_count_to(256), metavar="N", help="processes (default: one per core)")
+    command.add_argument(
+        "--speech",
+        type=_count_to(10**6),
+        metavar="CLIPS",
+        help="instead of heads, CLIPS clips of speech "
+        "for training, and a fifteenth as many of other voices for tests (flite and espeak-ng needed)",
+    )
+    command.add_argument("--seed", type=_seed, default=0, metavar="N", help="same seed, same people (default: 0)")
+    _add_reporting(command, _synth)
+
+    command = commands.add_parser(
+        "train",
+        help="train the networks",
+        description="Train one network, or put trained parts together with bundle; "
+        "'imtalker train NETWORK --help' lists its options.",
+    )
+    command.add_argument("network", choices=TRAININGS, metavar="NETWORK", help=", ".join(TRAININGS))
+    command.add_argument("options", nargs=argparse.REMAINDER, metavar="...", help="what the training itself takes")
+    command.set_defaults(run=_train)
+    return parser
+
+
+def _add_making(command: argparse.ArgumentParser):
+    """The options that animate and reenact share."""
+    command.add_argument(
+        "-o",
+        "--output",
+        metavar="OUT.mp4",
+        help="the video to write (default: both inputs' names joined by _, in this folder)",
+    )
+    command.add_argument(
+        "--model", default="mini", metavar="NAME|DIR", help="mini (bundled), or a folder (default: mini)"
+    )
+    command.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or mps (default: auto)")
+    command.add_argument(
+        "--precision",
+        default="auto",
+        choices=("auto", "float32", "bfloat16"),
+        help="auto takes bfloat16 on a CUDA device that has it (default: auto)",
+    )
+    command.add_argument("--seed", type=_seed, default=0, metavar="N", help="same seed, same frames (default: 0)")
+    command.add_argument(
+        "--face", type=_index, default=0, metavar="N", help="which face of the picture; 0 is the largest"
+    )
+    command.add_argument(
+        "--crop",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="find the face and cut it out; --no-crop takes the centred square as it is",
+    )
+    command.add_argument(
+        "--fps", type=_rate, default=25.0, metavar="F", help="frames per second of the video (default: 25)"
+    )
+    _add_reporting(command)
+
+
+def _add_reporting(command: argparse.ArgumentParser, run=None):
+    """The options that every command has, and the function that it runs."""
+    command.add_argument("--json", action="store_true", help="the result as one JSON object on standard output")
+    command.add_argument("--quiet", action="store_true", help="no progress bar and no result line")
+    command.add_argument("--debug", action="store_true", help="tracebacks")
+    if run is not None:
+        command.set_defaults(run=run)
+
+
+def _typed(expected: str, convert, accept):
+    def parse(text: str):
+        try:
+            value = convert(text)
+        except ValueError:
+            value = None
+        if value is None or not accept(value):
+            raise argparse.ArgumentTypeError(f"{text!r} given, {expected} expected")
+        return value
+
+    return parse
+
+
+def _count_to(most: int):
+    return _typed(f"a whole number from 1 to {most}", int, lambda n: 1 <= n <= most)
+
+
+_index = _typed("a whole number from 0", int, lambda n: n >= 0)
+_seed = _typed("a whole number from 0 to 2**63 - 1", int, lambda n: 0 <= n < 2**63)
+_number = _typed("a number from 0 to 20", float, lambda x: math.isfinite(x) and 0 <= x <= 20)
+_rate = _typed("frames per second from 1 to 120", float, lambda x: 1 <= x <= 120)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# animate, reenact
+
+
+def _animate(args):
+    source, audio = _inputs(args.source, args.audio, "sample.wav", "speech: a sound file, or a video with sound")
+    output = _output(args.output, source, audio)
+    talker = _talker(args)
+    picture = talker.encode_source(source, face=args.face, crop=args.crop)
+    _make(
+        args,
+        output,
+        talker,
+        talker.animate(
+            picture,
+            audio,
+            seed=args.seed,
+            nfe=args.nfe,
+            guidance_scale=args.guidance,
+            pose=args.pose,
+            gaze=args.gaze,
+            cam=args.cam,
+            fps=args.fps,
+        ),
+    )
+
+
+def _reenact(args):
+    source, driving = _inputs(args.source, args.driving, "sample.mp4", "a video of a face")
+    output = _output(args.output, source, driving)
+    talker = _talker(args)
+    picture = talker.encode_source(source, face=args.face, crop=args.crop)
+    _make(
+        args,
+        output,
+        talker,
+        talker.reenact(
+            picture,
+            driving,
+            crop=args.crop if args.driving_crop is None else args.driving_crop,
+            relative=args.relative,
+            fps=args.fps,
+        ),
+    )
+
+
+def _inputs(source: str | None, driving: str | None, sample: str, expected: str) -> tuple[Path, Path]:
+    """Both inputs, or the bundled samples; that they can be read is checked before anything slow."""
+    from .media import files, picture
+
+    paths = Path(source or ASSETS / "sample.png"), Path(driving or ASSETS / sample)
+    files.check_readable(paths[0], picture.EXPECTED)
+    files.check_readable(paths[1], expected)
+    return paths
+
+
+def _output(given: str | None, *inputs: Path) -> Path:
+    """Where the video goes; that it can be written there is checked before anything slow."""
+    from .media import check_output
+
+    output = Path(given or "_".join(path.stem for path in inputs) + ".mp4")
+    target = check_output(output)
+    if target.exists() and any(target.samefile(path) for path in inputs):
+        raise InputError(f"output {str(output)!r} is one of the inputs, expected another file: choose another name")
+    return output
+
+
+def _talker(args):
+    from .pipeline import IMTalker
+
+    return IMTalker.from_pretrained(args.model, device=args.device, precision=args.precision)
+
+
+def _make(args, output: Path, talker, clip):
+    """Write the clip with a progress bar, then say what was made."""
+    start = time.perf_counter()
+    with _bar(len(clip), "frames", args.quiet) as bar:
+        frames = clip.save(output, progress=lambda done: bar.update(done - bar.n))
+    elapsed = time.perf_counter() - start
+    width, height = clip.size
+    seconds = float(frames / clip.fps)
+    if args.json:
+        print(
+            json.dumps(
+                {
+                    "output": str(output),
+                    "frames": frames,
+                    "fps": float(clip.fps),
+                    "seconds": round(seconds, 3),
+                    "width": width,
+                    "height": height,
+                    "elapsed_seconds": round(elapsed, 3),
+                    "frames_per_second": round(frames / elapsed, 2),
+                    "model": talker.name,
+                    "device": str(talker.device),
+                    "precision": talker.precision,
+                    "seed": args.seed,
+                }
+            )
+        )
+    elif not args.quiet:
+        print(
+            f"{output}: {seconds:.1f} s, {width}x{height}, {float(clip.fps):g} frames a second, made in {elapsed:.1f} s"
+        )
+
+
+def _bar(total: int | None, unit: str, quiet: bool):
+    """A progress bar on a terminal, for what takes longer than two seconds; otherwise nothing."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, unit=" " + unit, delay=BAR_DELAY, leave=False, disable=True if quiet else None)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# models
+
+
+def _models_list(args):
+    from .weights import available_models
+
+    entries = available_models()
+    if args.json:
+        print(
+            json.dumps(
+                {
+                    "models": [
+                        {"name": entry.name, "origin": entry.origin, "folder": _text(entry.folder)} for entry in entries
+                    ]
+                }
+            )
+        )
+    else:
+        for entry in entries:
+            print(f"{entry.name:<12} {entry.origin:<10} {entry.folder or f'imtalker models pull {entry.name}'}")
+
+
+def _models_show(args):
+    from .weights import PARTS, find_model, load_model
+
+    folder = find_model(args.model)
+    model = load_model(folder)
+    config = dataclasses.asdict(model.config)
+    parts = {
+        part: {
+            "parameters": sum(p.numel() for p in getattr(model, part).parameters()),
+            "bytes": (folder / f"{part}.safetensors").stat().st_size,
+        }
+        for part in PARTS
+    }
+    if args.json:
+        print(
+            json.dumps(
+                {"folder": str(folder), "size": model.config.size, "fps": model.config.fps, "parts": parts, **config}
+            )
+        )
+        return
+    print(f"{model.config.name}: {model.config.size}x{model.config.size} frames, in {folder}")
+    for part, numbers in parts.items():
+        print(f"  {part:<14} {numbers['parameters'] / 1e6:6.2f} M parameters, {numbers['bytes'] / 1e6:6.2f} MB")
+    print(f"  sampled with nfe {model.config.nfe}, guidance scale {model.config.guidance_scale:g}")
+    print(f"  trained on {model.config.training_data}")
+    print(f"  licence {model.config.licence}")
+
+
+def _models_pull(args):
+    from .published import pull
+
+    _say_folder(args, pull(args.model))
+
+
+def _models_convert(args):
+    from .published import convert
+
+    _say_folder(args, convert(args.renderer, args.generator, args.wav2vec, args.folder))
+
+
+def _say_folder(args, folder):
+    if args.json:
+        print(json.dumps({"folder": str(folder)}))
+    elif not args.quiet:
+        print(f"{folder}: use it with --model {folder}")
+
+
+def _text(path) -> str | None:
+    return None if path is None else str(path)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# synth, train
+
+
+def _synth(args):
+    if args.speech:
+        from .synth.speech import write_corpus
+
+        say = None if args.quiet or args.json else lambda line: print(line, file=sys.stderr)
+        files = [
+            write_corpus(args.out, args.speech, args.seed, report=say),
+            write_corpus(args.out, max(args.speech // 15, 1), args.seed, held_out=True, report=say),
+        ]
+        result, line = {"files": [str(file) for file in files]}, " and ".join(map(str, files))
+    else:
+        from .synth.dataset import write_dataset
+
+        if args.pack is None:
+            raise InputError(
+                "synth renders heads from a pack of meshes and textures, none given: name its folder with --pack"
+            )
+        with _bar(args.identities, "people", args.quiet) as bar:
+            result = write_dataset(
+                args.out,
+                identities=args.identities,
+                frames=args.frames,
+                size=args.size,
+                split=args.split,
+                seed=args.seed,
+                workers=args.workers,
+                pack=args.pack,
+                first=args.first,
+                steady=args.steady,
+                progress=lambda done, total, rate: (
+                    bar.set_postfix_str(f"{rate:.1f} frames/s", refresh=False),
+                    bar.update(done - bar.n),
+                ),
+            )
+        line = (
+            f"{args.out}: {result['identities']} identities, {result['frames']} frames rendered now, "
+            f"{result['frames_per_second']:.1f} a second"
+        )
+    if args.json:
+        print(json.dumps(result))
+    elif not args.quiet:
+        print(line)
+
+
+def _train(args):
+    options = [option for option in args.options if option != "--debug"]
+    if args.network == "reader":
+        return _train_reader(options)
+    training = importlib.import_module(f".train.{args.network}", __package__)
+    usual = argparse.ArgumentParser.error
+    argparse.ArgumentParser.error = _Parser.error  # the training parses its own options: one line there, too
+    try:
+        training.main(options)
+    finally:
+        argparse.ArgumentParser.error = usual
+
+
+def _train_reader(options: list[str]):
+    parser = _Parser(
+        prog="imtalker train reader", description="Train the network that finds the landmarks, pose and gaze of a face."
+    )
+    parser.add_argument("data", type=Path, metavar="DATA", help="folder made by imtalker synth")
+    parser.add_argument("out", type=Path, metavar="OUT.safetensors", help="weights to write")
+    parser.add_argument("--minutes", type=float, default=15.0, help="how long (default: 15)")
+    parser.add_argument("--start", type=Path, metavar="FILE", help="weights to go on from")
+    parser.add_argument("--limit", type=_count_to(10**7), dest="most", metavar="N", help="use only so many people")
+    parser.add_argument("--seed", type=_seed, default=0, metavar="N")
+    given = vars(parser.parse_args(options))
+
+    from .train.reader import train_reader
+
+    train_reader(**given)

@@ -1,0 +1,53 @@
+"""Flow matching: the straight path from noise to data, and how to walk it.
+
+    x_t = (1 - t) x_0 + t x_1        x_0 noise, x_1 data, t in [0, 1]
+    dx_t/dt = x_1 - x_0              the velocity a network learns
+
+(Lipman et al. 2023, arXiv 2210.02747, with sigma_min = 0.) Pure functions: no network, no state.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+Velocity = Callable[[Tensor, Tensor], Tensor]
+"""(x_t, t) -> dx_t/dt; t is a tensor without dimensions."""
+
+
+def interpolate(x_0: Tensor, x_1: Tensor, t: Tensor) -> Tensor:
+    """x_t on the straight path. `t`: (B,) or anything that broadcasts from the left against (B, ...)."""
+    t = t.reshape(t.shape + (1,) * (x_1.ndim - t.ndim))
+    return (1 - t) * x_0 + t * x_1
+
+
+def target_velocity(x_0: Tensor, x_1: Tensor) -> Tensor:
+    """The velocity of the straight path: the same at every t."""
+    return x_1 - x_0
+
+
+def time_grid(nfe: int, published: bool = False) -> Tensor:
+    """Times from 0 to 1 for `nfe` velocity evaluations: (nfe + 1,) float32.
+
+    `published`: the grid of the published sampler, which has only `nfe` points and so makes nfe - 1 evaluations.
+    """
+    points = nfe if published else nfe + 1
+    if points < 2:
+        raise ValueError(f"nfe={nfe} leaves no step from noise to data; give at least {2 if published else 1}")
+    return torch.linspace(0, 1, points)
+
+
+def euler(velocity: Velocity, x_0: Tensor, times: Tensor) -> Tensor:
+    """Walk from `x_0` along `times` (n + 1,) with exactly n evaluations of `velocity`; returns x at times[-1]."""
+    times = times.to(x_0)
+    x = x_0
+    for start, end in pairwise(times):
+        x = x + (end - start) * velocity(x, start)
+    return x
+
+
+def guide(without: Tensor, given: Tensor, scale: float) -> Tensor:
+    """Classifier-free guidance: v_0 + s (v_1 - v_0). Scale 1 returns the conditional velocity, 0 the unconditional."""
+    return without + scale * (given - without)

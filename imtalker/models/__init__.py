@@ -1,0 +1,1 @@
+"""The networks and their configs: pure torch, nothing above them is imported here."""

@@ -1,0 +1,282 @@
+"""Audio encoders: 16 kHz mono waveform -> one feature vector per 25 fps video frame.
+
+    B batch, S samples, M mel steps (100 a second), T = ceil(S / 640) frames, D feature width
+
+`MelEncoder` is small, causal but for a short look-ahead, and exact in pieces: it is what `mini` uses.
+`Wav2Vec2Encoder` wraps the published wav2vec2-base-960h for `base`; it needs the `transformers` library.
+
+Both share one interface: `encoder(waveform)`, `encoder.piece(samples, before, after)`, `encoder.left_frames`,
+`encoder.right_frames`, `encoder.dim`; `FeatureStream` turns either into a live encoder.
+"""
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+SAMPLE_RATE = 16_000
+FRAME_RATE = 25
+SAMPLES_PER_FRAME = SAMPLE_RATE // FRAME_RATE  # 640, exact
+
+# Longer audio is encoded in pieces of this length, so that memory does not grow with the clip.
+PIECE_FRAMES = 60 * FRAME_RATE
+
+
+def frame_count(samples: int) -> int:
+    """Frames that a waveform of `samples` samples fills: the last one may be partly silence."""
+    return -(-samples // SAMPLES_PER_FRAME)
+
+
+# ---------------------------------------------------------------------------------------------------- mel encoder
+
+
+@dataclass(frozen=True)
+class MelEncoderConfig:
+    dim: int = 128            # features per frame
+    width: int = 128          # channels of every hidden layer
+    mel_bins: int = 80
+    step_blocks: int = 2      # residual blocks at 100 steps a second, each sees 2 steps to either side
+    frame_blocks: int = 3     # residual blocks at 25 frames a second, each sees 2 frames back and 1 ahead
+
+
+class LogMel(nn.Module):
+    """(B, 240 + 160 M) waveform -> (B, mel_bins, M) log-mel energies of about unit range.
+
+    25 ms Hann windows every 10 ms; window m is centred on samples [160 m, 160 m + 160) of the part that remains
+    when 120 samples are taken from either end. The level is compressed by a logarithm with a floor near the noise of
+    a quiet room and moved by constants only: nothing here depends on the rest of the clip.
+    """
+
+    window, hop, fft = 400, 160, 1024  # samples; the transform is longer so that low mel bands are not empty
+    margin = (window - hop) // 2       # samples a window reaches beyond its own hop, on either side
+
+    def __init__(self, bins: int = 80, low: float = 40.0, high: float = 7600.0):
+        super().__init__()
+        self.register_buffer("taper", torch.hann_window(self.window), persistent=False)
+        self.register_buffer("filters", mel_filters(bins, self.fft, low, high), persistent=False)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        frames = waveform.float().unfold(-1, self.window, self.hop) * self.taper.float()
+        power = torch.fft.rfft(frames, n=self.fft).abs().square()
+        energy = power @ self.filters.float()
+        return ((energy + 1e-4).log10().transpose(1, 2) + 1.0) / 2.0
+
+
+def mel_filters(bins: int, fft: int, low: float, high: float) -> Tensor:
+    """Triangular filters, evenly spaced in mel (2595 log10(1 + f / 700)), each of unit area: (fft // 2 + 1, bins)."""
+    def to_mel(hertz: float) -> float:
+        return 2595 * math.log10(1 + hertz / 700)
+
+    mels = torch.linspace(to_mel(low), to_mel(high), bins + 2, dtype=torch.float64)
+    edges = 700 * (10 ** (mels / 2595) - 1)
+    frequency = torch.arange(fft // 2 + 1, dtype=torch.float64)[:, None] * SAMPLE_RATE / fft
+    left, centre, right = edges[:-2], edges[1:-1], edges[2:]
+    rising, falling = (frequency - left) / (centre - left), (right - frequency) / (right - centre)
+    triangles = torch.minimum(rising, falling).clamp(min=0)
+    return (triangles / triangles.sum(0, keepdim=True)).float()
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of (B, C, N): every time step on its own, so pieces equal the whole."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.transpose(1, 2)).transpose(1, 2)
+
+
+class ConvBlock(nn.Module):
+    """Residual convolution without padding: sees `back` steps before and `ahead` steps after, and shortens by both."""
+
+    def __init__(self, width: int, back: int, ahead: int):
+        super().__init__()
+        self.back, self.ahead = back, ahead
+        self.norm = ChannelNorm(width)
+        self.conv = nn.Conv1d(width, width, back + 1 + ahead)
+        self.mix = nn.Conv1d(width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept = x[..., self.back: x.shape[-1] - self.ahead]
+        return kept + self.mix(F.gelu(self.conv(self.norm(x))))
+
+
+class MelEncoder(nn.Module):
+    """Log-mel, residual convolutions, four mel steps to one frame.
+
+    Every convolution is unpadded and the clip's ends are padded with silence as *audio*, so a piece encoded with its
+    neighbourhood gives exactly the features of the whole.
+    """
+
+    def __init__(self, config: MelEncoderConfig = MelEncoderConfig()):
+        super().__init__()
+        self.config = config
+        self.dim = config.dim
+        self.mel = LogMel(config.mel_bins)
+        self.embed = nn.Conv1d(config.mel_bins, config.width, 5)
+        self.step_blocks = nn.Sequential(*(ConvBlock(config.width, 2, 2) for _ in range(config.step_blocks)))
+        steps_per_frame = SAMPLES_PER_FRAME // LogMel.hop  # 4
+        self.pool = nn.Conv1d(config.width, config.width, steps_per_frame, stride=steps_per_frame)
+        self.frame_blocks = nn.Sequential(*(ConvBlock(config.width, 2, 1) for _ in range(config.frame_blocks)))
+        self.norm = ChannelNorm(config.width)
+        self.out = nn.Conv1d(config.width, config.dim, 1)
+
+        steps = 2 * (1 + config.step_blocks)  # the embedding sees two steps to either side, as a block does
+        margin = LogMel.margin + steps * LogMel.hop
+        self.left_samples = margin + 2 * config.frame_blocks * SAMPLES_PER_FRAME
+        self.right_samples = margin + config.frame_blocks * SAMPLES_PER_FRAME
+        self.left_frames, self.right_frames = frame_count(self.left_samples), frame_count(self.right_samples)
+
+    def features(self, padded: Tensor) -> Tensor:
+        """(B, left_samples + 640 T + right_samples) -> (B, T, D): the network itself, no padding."""
+        x = self.mel(padded).to(self.out.weight.dtype)
+        x = self.step_blocks(self.embed(x))
+        x = self.frame_blocks(self.pool(x))
+        return self.out(F.gelu(self.norm(x))).transpose(1, 2)
+
+    def piece(self, samples: Tensor, before: int = 0, after: int = 0) -> Tensor:
+        """Features of a piece of a clip, given with some of its neighbourhood.
+
+        `samples`: (S,) or (B, S) of which the first `before` and the last `after` frames are only context. Equal to
+        the same frames of the whole clip when before >= `left_frames` or the clip begins there, and likewise after.
+        Returns (T - before - after, D), with a batch dimension if one was given.
+        """
+        batch = samples if samples.ndim == 2 else samples[None]
+        frames = frame_count(batch.shape[-1])
+        fill = frames * SAMPLES_PER_FRAME - batch.shape[-1]
+        x = self.features(F.pad(batch, (self.left_samples, self.right_samples + fill)))[:, before: frames - after]
+        return x if samples.ndim == 2 else x[0]
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """(S,) or (B, S) float32, 16 kHz, [-1, 1] -> (T, D) or (B, T, D)."""
+        return in_pieces(self, waveform)
+
+
+def in_pieces(encoder: nn.Module, waveform: Tensor) -> Tensor:
+    """Encode a clip of any length by pieces of a minute, each with the context its encoder needs."""
+    total = frame_count(waveform.shape[-1])
+    if total == 0:
+        raise ValueError("the waveform holds no samples; give at least one")
+    parts = []
+    for start in range(0, total, PIECE_FRAMES):
+        end = min(start + PIECE_FRAMES, total)
+        first, last = max(start - encoder.left_frames, 0), min(end + encoder.right_frames, total)
+        samples = waveform[..., first * SAMPLES_PER_FRAME: last * SAMPLES_PER_FRAME]
+        parts.append(encoder.piece(samples, start - first, last - end))
+    return torch.cat(parts, -2)
+
+
+# ------------------------------------------------------------------------------------------------ published encoder
+
+
+@dataclass(frozen=True)
+class Wav2Vec2EncoderConfig:
+    """The numbers of wav2vec2-base-960h, named as the transformers library names them."""
+
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    conv_dim: tuple[int, ...] = (512,) * 7
+    conv_kernel: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
+    conv_stride: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
+    num_conv_pos_embeddings: int = 128
+    num_conv_pos_embedding_groups: int = 16
+
+
+class Wav2Vec2Encoder(nn.Module):
+    """wav2vec2 with its convolutional features resampled to 25 a second before the transformer.
+
+    Clips up to a minute are encoded whole, as published. Longer ones go in pieces of a minute with two seconds of
+    overlap to either side, which is no longer exact (attention is cut), but bounds memory. The level is normalised
+    over the whole clip in both cases.
+    """
+
+    left_frames = right_frames = 2 * FRAME_RATE
+
+    def __init__(self, config: Wav2Vec2EncoderConfig = Wav2Vec2EncoderConfig()):
+        super().__init__()
+        try:
+            from transformers import Wav2Vec2Config, Wav2Vec2Model  # heavy, and only this model needs it
+        except ImportError as error:
+            raise ImportError("this model's audio encoder needs the transformers library: "
+                              "pip install 'imtalker[base]'") from error
+        options = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(config).items()}
+        self.config = config
+        self.dim = config.hidden_size
+        self.wav2vec2 = Wav2Vec2Model(Wav2Vec2Config(**options, layerdrop=0.0, mask_time_prob=0.0))
+        # weight norm only helps training: one plain kernel instead of a length and a direction
+        parametrize.remove_parametrizations(self.wav2vec2.encoder.pos_conv_embed.conv, "weight")
+
+    def piece(self, samples: Tensor, before: int = 0, after: int = 0, normalised: bool = False) -> Tensor:
+        """As `MelEncoder.piece`; `normalised` tells that the samples have zero mean and unit variance already."""
+        batch = samples if samples.ndim == 2 else samples[None]
+        batch = batch if normalised else normalise(batch)
+        frames = frame_count(batch.shape[-1])
+        # the published code fills the last frame with the last sample
+        batch = F.pad(batch[:, None], (0, frames * SAMPLES_PER_FRAME - batch.shape[-1]), mode="replicate")[:, 0]
+        model = self.wav2vec2
+        x = model.feature_extractor(batch.to(model.encoder.layer_norm.weight.dtype))
+        x = F.interpolate(x, size=frames, mode="linear", align_corners=True).transpose(1, 2)
+        x, _ = model.feature_projection(x)
+        x = model.encoder(x).last_hidden_state[:, before: frames - after]
+        return x if samples.ndim == 2 else x[0]
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """(S,) or (B, S) float32, 16 kHz, any level -> (T, D) or (B, T, D)."""
+        return in_pieces(_Normalised(self), normalise(waveform))
+
+
+@dataclass(frozen=True)
+class _Normalised:
+    """A `Wav2Vec2Encoder` whose pieces come from a clip that is normalised as a whole."""
+
+    encoder: Wav2Vec2Encoder
+
+    left_frames, right_frames = Wav2Vec2Encoder.left_frames, Wav2Vec2Encoder.right_frames
+
+    def piece(self, samples: Tensor, before: int, after: int) -> Tensor:
+        return self.encoder.piece(samples, before, after, normalised=True)
+
+
+def normalise(waveform: Tensor) -> Tensor:
+    """Zero mean and unit variance over the last dimension."""
+    variance, mean = torch.var_mean(waveform, -1, correction=0, keepdim=True)
+    return (waveform - mean) / torch.sqrt(variance + 1e-7)
+
+
+# ------------------------------------------------------------------------------------------------------------- live
+
+
+class FeatureStream:
+    """Features of audio that is still arriving: push samples in any portions, get frames as soon as they are final.
+
+    Frames come `encoder.right_frames` after their own sound. With a `MelEncoder` what comes out, joined, equals the
+    features of the whole; a `Wav2Vec2Encoder` sees `left_frames` of the past and normalises over what it sees.
+    """
+
+    def __init__(self, encoder: MelEncoder | Wav2Vec2Encoder):
+        self.encoder = encoder
+        self.buffer = torch.zeros(0)  # samples: `before` frames of context, then all that has no features yet
+        self.before = 0
+
+    def push(self, samples: Tensor) -> Tensor:
+        """(S,) float32 at 16 kHz -> (n, D) features of the n frames that became final; n may be 0."""
+        self.buffer = torch.cat([self.buffer.to(samples), samples])
+        return self._take(self.buffer.shape[0] // SAMPLES_PER_FRAME - self.encoder.right_frames)
+
+    def flush(self) -> Tensor:
+        """(n, D) features of the rest, with the end of the audio as `encoder(whole)` would see it."""
+        return self._take(frame_count(self.buffer.shape[0]))
+
+    @torch.inference_mode()
+    def _take(self, end: int) -> Tensor:
+        """Features up to frame `end` of the buffer; what lies too far behind is then forgotten."""
+        if end <= self.before:
+            return self.buffer.new_zeros(0, self.encoder.dim)
+        out = self.encoder.piece(self.buffer, self.before, frame_count(self.buffer.shape[0]) - end)
+        forget = max(end - self.encoder.left_frames, 0)
+        self.buffer = self.buffer[forget * SAMPLES_PER_FRAME:]
+        self.before = end - forget
+        return out

@@ -1,0 +1,356 @@
+"""Motion generator: audio features, head pose, camera and gaze -> motion latents, by flow matching.
+
+    B batch, W window (50 frames made at once), C context (the 10 frames before), N = C + W tokens,
+    M motion latent (32), K condition (32 as published), D width of the network
+
+A transformer over N tokens predicts the velocity of the window's motion; conditions and time enter as per-token
+modulation (adaptive layer norm). `sample` walks the flow window by window, each beginning where the last one ended.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .. import flow
+
+CONTROLS = ("pose", "cam", "gaze")
+CONDITIONS = ("audio",) + CONTROLS
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """The defaults are the published network; `GeneratorConfig.mini()` is ours."""
+
+    motion_dim: int = 32
+    audio_dim: int = 768
+    pose_dim: int = 3           # axis-angle head rotation, radians
+    cam_dim: int = 3            # mini: log scale, x, y of the head; published: weak-perspective camera of SMIRK
+    gaze_dim: int = 2           # mini: yaw, pitch in the head, radians; published: angles of L2CS-Net
+    condition_dim: int = 32
+    width: int = 512
+    depth: int = 8
+    heads: int = 8
+    mlp_ratio: int = 4
+    modulation_rank: int = 0    # 0: one full matrix per block, as published; r: through r numbers, far fewer weights
+    time_dim: int = 256
+    window: int = 50            # frames
+    context: int = 10           # frames
+
+    @classmethod
+    def mini(cls) -> GeneratorConfig:
+        return cls(audio_dim=128, condition_dim=64, width=192, depth=4, heads=4, mlp_ratio=3, modulation_rank=32)
+
+
+# ------------------------------------------------------------------------------------------------------- conditions
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What drives the motion, projected: each (B, n, K). An absent one is zeros."""
+
+    audio: Tensor
+    pose: Tensor
+    cam: Tensor
+    gaze: Tensor
+
+    def __len__(self) -> int:
+        """Number of frames."""
+        return self.audio.shape[1]
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Conditions:
+        return Conditions(*(function(getattr(self, name)) for name in CONDITIONS))
+
+    def __getitem__(self, frames: slice) -> Conditions:
+        return self.map(lambda x: x[:, frames])
+
+    def join(self, later: Conditions) -> Conditions:
+        return Conditions(*(torch.cat([getattr(self, name), getattr(later, name)], 1) for name in CONDITIONS))
+
+    def keep(self, **masks: Tensor) -> Conditions:
+        """Drop parts: `masks` maps a condition's name to what (B,), (B, n) or (B, n, 1) to multiply it by (0 drops)."""
+        def apply(name: str) -> Tensor:
+            x = getattr(self, name)
+            if name not in masks:
+                return x
+            mask = masks[name].to(x)
+            return x * mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim))
+
+        unknown = set(masks) - set(CONDITIONS)
+        if unknown:
+            raise ValueError(f"no condition named {', '.join(sorted(unknown))}; there are {', '.join(CONDITIONS)}")
+        return Conditions(*(apply(name) for name in CONDITIONS))
+
+    def sum(self) -> Tensor:
+        return self.audio + self.pose + self.cam + self.gaze
+
+
+class ConditionProjection(nn.Sequential):
+    """(B, n, dim) -> (B, n, K)."""
+
+    def __init__(self, dim: int, condition_dim: int):
+        super().__init__(nn.Linear(dim, condition_dim), nn.LayerNorm(condition_dim), nn.SiLU())
+
+
+# ---------------------------------------------------------------------------------------------------------- network
+
+
+class TimeEmbedding(nn.Module):
+    """(B,) t in [0, 1] -> (B, D): cosines and sines of t, then two layers."""
+
+    def __init__(self, dim: int, width: int):
+        super().__init__()
+        half = dim // 2
+        self.register_buffer("frequency", 10000.0 ** (-torch.arange(half) / half), persistent=False)
+        self.inner = nn.Linear(dim, width)
+        self.outer = nn.Linear(width, width)
+
+    def forward(self, t: Tensor) -> Tensor:
+        angle = t[:, None].float() * self.frequency.float()
+        waves = torch.cat([angle.cos(), angle.sin()], -1).to(self.inner.weight.dtype)
+        return self.outer(F.silu(self.inner(waves)))
+
+
+class Modulation(nn.Module):
+    """`parts` vectors of width D per token from the activated condition (B, N, D).
+
+    The last layer begins at zero (adaLN-zero), so that an untrained block passes its input on.
+    """
+
+    def __init__(self, width: int, parts: int, rank: int):
+        super().__init__()
+        self.parts = parts
+        self.down = nn.Linear(width, rank, bias=False) if rank else nn.Identity()
+        self.linear = nn.Linear(rank or width, parts * width)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, condition: Tensor) -> tuple[Tensor, ...]:
+        return self.linear(self.down(condition)).chunk(self.parts, -1)
+
+
+class ModulatedNorm(nn.LayerNorm):
+    """LN(x) (1 + scale) + shift; the norm has no weights of its own."""
+
+    def __init__(self, width: int):
+        super().__init__(width, eps=1e-6, elementwise_affine=False)
+
+    def forward(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        return torch.addcmul(shift, super().forward(x), 1 + scale)
+
+
+class RotaryAttention(nn.Module):
+    """Self-attention over N tokens, their positions as rotations of query and key (half-split, base 10000)."""
+
+    def __init__(self, width: int, heads: int, tokens: int):
+        super().__init__()
+        self.heads = heads
+        half = width // heads // 2
+        angle = torch.arange(tokens)[:, None] * 10000.0 ** (-torch.arange(half) / half)
+        self.register_buffer("cos", torch.cat([angle.cos(), angle.cos()], -1), persistent=False)     # (N, D / heads)
+        self.register_buffer("sin", torch.cat([-angle.sin(), angle.sin()], -1), persistent=False)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def rotate(self, x: Tensor) -> Tensor:
+        return x * self.cos.to(x.dtype) + x.roll(x.shape[-1] // 2, -1) * self.sin.to(x.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(self.rotate(query), self.rotate(key), value)
+        return self.out(y.transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    def __init__(self, config: GeneratorConfig):
+        super().__init__()
+        width = config.width
+        self.modulation = Modulation(width, 6, config.modulation_rank)
+        self.norm = ModulatedNorm(width)
+        self.attention = RotaryAttention(width, config.heads, config.context + config.window)
+        self.mlp = nn.Sequential(nn.Linear(width, config.mlp_ratio * width), nn.GELU(approximate="tanh"),
+                                 nn.Linear(config.mlp_ratio * width, width))
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition)
+        x = torch.addcmul(x, gate_a, self.attention(self.norm(x, shift_a, scale_a)))
+        return torch.addcmul(x, gate_m, self.mlp(self.norm(x, shift_m, scale_m)))
+
+
+class Generator(nn.Module):
+    """The velocity network and its sampler.
+
+    Training: `project` the conditions of C + W frames, drop some (`Conditions.keep`), then `velocity`.
+    Inference: `sample` for a clip or a stream of audio features; `step` for a live session that keeps its own state.
+    """
+
+    def __init__(self, config: GeneratorConfig = GeneratorConfig()):
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.projections = nn.ModuleDict({
+            name: ConditionProjection(getattr(config, f"{name}_dim"), config.condition_dim) for name in CONDITIONS})
+        self.time = TimeEmbedding(config.time_dim, width)
+        self.condition = nn.Linear(config.condition_dim, width)
+        self.embed = nn.Linear(2 * config.motion_dim, width)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.out_modulation = Modulation(width, 2, config.modulation_rank)
+        self.out_norm = ModulatedNorm(width)
+        self.out = nn.Linear(width, config.motion_dim)
+
+    @property
+    def device(self) -> torch.device:
+        return self.out.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.out.weight.dtype
+
+    def project(self, audio: Tensor | None = None, pose: Tensor | None = None, cam: Tensor | None = None,
+                gaze: Tensor | None = None) -> Conditions:
+        """Raw conditions, each (B, n, its dim) or None, -> `Conditions`. An absent one is zero *after* projection."""
+        raw = dict(zip(CONDITIONS, (audio, pose, cam, gaze)))
+        like = next(x for x in raw.values() if x is not None)
+        nothing = torch.zeros(*like.shape[:2], self.config.condition_dim, device=self.device, dtype=self.dtype)
+        return Conditions(*(nothing if x is None else self.projections[name](x.to(self.out.weight))
+                            for name, x in raw.items()))
+
+    def forward(self, x: Tensor, t: Tensor, condition: Tensor, reference: Tensor) -> Tensor:
+        """Velocity of every token.
+
+        x: (B, N, M) context motion, then noisy motion. t: (B,) in [0, 1]. condition: (B, N, K), the projected
+        conditions' sum. reference: (B, M), motion latent of the source. Returns (B, N, M).
+        """
+        c = F.silu(self.condition(condition) + self.time(t)[:, None])
+        h = self.embed(torch.cat([reference[:, None].expand_as(x), x], -1))
+        for block in self.blocks:
+            h = block(h, c)
+        return self.out(self.out_norm(h, *self.out_modulation(c)))
+
+    def velocity(self, x: Tensor, t: Tensor, conditions: Conditions, reference: Tensor, context: Tensor) -> Tensor:
+        """Velocity of the window, (B, W, M).
+
+        x: (B, W, M) noisy motion. t: (B,). conditions: C + W frames, the context's first. reference: (B, M).
+        context: (B, C, M) motion before the window; zeros (and zero conditions) where nothing came before.
+        """
+        return self(torch.cat([context, x], 1), t, conditions.sum(), reference)[:, context.shape[1]:]
+
+    # ------------------------------------------------------------------------------------------------------ sampling
+
+    def begin(self) -> SampleState:
+        """The state before the first window: nothing has happened yet."""
+        config = self.config
+        nothing = torch.zeros(1, config.context, config.condition_dim, device=self.device, dtype=self.dtype)
+        motion = torch.zeros(1, config.context, config.motion_dim, device=self.device)
+        return SampleState(0, motion, Conditions(nothing, nothing, nothing, nothing))
+
+    @torch.inference_mode()
+    def step(self, state: SampleState, conditions: Conditions, reference: Tensor, noise: Tensor, *,
+             times: Tensor, guidance_scale: float = 2.0, keep: int | None = None) -> tuple[Tensor, SampleState]:
+        """Make the next frames.
+
+        conditions: 1 to W projected frames that follow `state`; a window that they do not fill is filled by
+        repeating the last. reference: (1, M). noise: (1, W, M). times: see `flow.time_grid`. keep: how many frames to
+        take (all that have conditions if None); the others were only look-ahead. Returns motion (keep, M) float32,
+        and the state after it.
+        """
+        config = self.config
+        known = len(conditions)
+        keep = known if keep is None else keep
+        full = conditions.map(lambda x: torch.cat([x, x[:, -1:].expand(-1, config.window - known, -1)], 1))
+        guided = guidance_scale != 1
+        branches = [state.conditions.join(full).sum()]
+        if guided:  # without the window's audio; the context's stays, as it has been heard already
+            branches.insert(0, state.conditions.join(full.keep(audio=full.audio.new_zeros(1))).sum())
+        condition = torch.cat(branches)
+        reference = reference.to(self.out.weight).expand(len(branches), -1)
+
+        def velocity(x: Tensor, t: Tensor) -> Tensor:
+            tokens = torch.cat([state.motion, x], 1).to(self.dtype).expand(len(branches), -1, -1)
+            v = self(tokens, t.expand(len(branches)), condition, reference)[:, config.context:].float()
+            return flow.guide(v[:1], v[1:], guidance_scale) if guided else v
+
+        motion = flow.euler(velocity, noise.to(self.device, torch.float32), times.to(self.device))[:, :keep]
+        after = SampleState(state.windows + 1, torch.cat([state.motion, motion], 1)[:, -config.context:],
+                            state.conditions.join(conditions[:keep])[-config.context:])
+        return motion[0], after
+
+    def sample(self, audio: Tensor | Iterable[Tensor], reference: Tensor, *, pose: Tensor | None = None,
+               cam: Tensor | None = None, gaze: Tensor | None = None, nfe: int = 10, guidance_scale: float = 2.0,
+               seed: int = 0, noise: Callable[[int], Tensor] | None = None, hop: int | None = None,
+               hold_controls: bool = True, published_schedule: bool = False) -> Iterator[Tensor]:
+        """Motion for audio features, window by window.
+
+        audio: (T, audio_dim), or an iterable of portions (n, audio_dim) of any length, taken as they are needed.
+        reference: (1, M) or (M,), motion latent of the source. pose, cam, gaze: (n, its dim) per frame; one longer
+        than the audio is cut, a shorter one holds its last value (`hold_controls=False`: continues with zeros, as
+        published). nfe: velocity evaluations per window; `published_schedule` makes one fewer, see `flow.time_grid`.
+        guidance_scale: weight of the audio, 1 is off and halves the work. seed: of the noise; `noise(k)` gives window
+        k's (1, W, M) instead. hop: frames per window, W if None; fewer answer sooner and cost more.
+
+        Yields (n, M) float32: n = hop, but for the last window. T frames in all; memory does not grow with T.
+        """
+        config = self.config
+        hop = config.window if hop is None else hop
+        if not 1 <= hop <= config.window:
+            raise ValueError(f"hop={hop} is not between 1 and the window of {config.window} frames")
+        controls = {name: x for name, x in zip(CONTROLS, (pose, cam, gaze)) if x is not None}
+        for name, x in controls.items():
+            if x.ndim != 2 or not len(x) or x.shape[1] != getattr(config, f"{name}_dim"):
+                raise ValueError(f"{name} has shape {tuple(x.shape)}; give (frames, {getattr(config, f'{name}_dim')}) "
+                                 "with at least one frame")
+        times = flow.time_grid(nfe, published_schedule)
+        noise = noise or (lambda k: window_noise(seed, k, (1, config.window, config.motion_dim)))
+        reference = reference.reshape(1, config.motion_dim)
+
+        def windows() -> Iterator[Tensor]:  # apart, so that what is wrong is said now and not at the first frame
+            state, first = self.begin(), 0
+            for features in regroup(audio, hop):
+                frames = range(first, first + len(features))
+                with torch.inference_mode():
+                    conditions = self.project(features[None], **{name: extend(x, frames, hold_controls)[None]
+                                                                 for name, x in controls.items()})
+                motion, state = self.step(state, conditions, reference, noise(state.windows), times=times,
+                                          guidance_scale=guidance_scale)
+                first = frames.stop
+                yield motion
+
+        return windows()
+
+
+@dataclass(frozen=True)
+class SampleState:
+    """All that the sampler carries from window to window."""
+
+    windows: int             # windows made so far
+    motion: Tensor           # (1, C, M) float32, the last frames
+    conditions: Conditions   # of the same frames
+
+
+def window_noise(seed: int, window: int, shape: tuple[int, ...]) -> Tensor:
+    """Standard normal float32 noise of one window; the same on every device."""
+    return torch.from_numpy(np.random.default_rng([seed, window]).standard_normal(shape, np.float32))
+
+
+def regroup(audio: Tensor | Iterable[Tensor], size: int) -> Iterator[Tensor]:
+    """Portions (n, dim) of any length -> portions of exactly `size`, the last one shorter."""
+    waiting: Tensor | None = None
+    for portion in [audio] if isinstance(audio, Tensor) else audio:
+        waiting = portion if waiting is None else torch.cat([waiting, portion])
+        while len(waiting) >= size:
+            yield waiting[:size]
+            waiting = waiting[size:]
+    if waiting is not None and len(waiting):
+        yield waiting
+
+
+def extend(control: Tensor, frames: range, hold: bool) -> Tensor:
+    """The given frames of a control curve (n, dim); beyond its end the last value (hold) or zeros."""
+    index = torch.arange(frames.start, frames.stop, device=control.device)
+    taken = control[index.clamp(max=len(control) - 1)]
+    return taken if hold else taken * (index < len(control))[:, None]
+

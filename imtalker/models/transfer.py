@@ -1,0 +1,167 @@
+"""Implicit motion transfer: the driving map asks, the source map answers, the source's appearance is fetched.
+
+Shapes: N = H·W cells of a level's map, h heads, d head width.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+REACH = 2  # cells around the best match that refine its place
+MAX_WEIGHTS = 1 << 25  # attention weights built at once where the arg-max is needed: 128 MB in float32
+
+
+def tokens(maps: Tensor) -> Tensor:
+    """(B, C, H, W) to (B, N, C)."""
+    return maps.flatten(2).transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class TransferSource:
+    """The source's side of transfer, computed once per picture. Lists are coarse first.
+
+    keys, values: per attention level (B, h, N, d). fine: per resampled level its map (B, C, H, W), or, where cells are
+    fetched whole, the mean of every cell of the finest attention level, (B, N, C).
+    """
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    fine: list[Tensor]
+
+
+class CrossAttention(nn.Module):
+    """Multi-head cross-attention without residual, norm or positions; `width` channels in and out."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.q_proj = nn.Linear(width, width)
+        self.k_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.proj = nn.Linear(width, width)
+
+    def split(self, x: Tensor) -> Tensor:
+        """(B, N, C) to (B, h, N, d)."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def queries(self, driving_map: Tensor) -> Tensor:
+        return self.split(self.q_proj(tokens(driving_map)))
+
+    def keys(self, source_map: Tensor) -> Tensor:
+        return self.split(self.k_proj(tokens(source_map)))
+
+    def values(self, appearance: Tensor) -> Tensor:
+        return self.split(self.v_proj(tokens(appearance)))
+
+    def weights(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """Attention weights (B, h, N, N'), rows summing to one."""
+        return ((queries * queries.shape[-1] ** -0.5) @ keys.transpose(-1, -2)).softmax(-1)
+
+    def merge(self, x: Tensor, shape: torch.Size) -> Tensor:
+        """(B, h, N, d) to the aligned map (B, C, H, W)."""
+        x = self.proj(x.transpose(1, 2).flatten(2))
+        return x.transpose(1, 2).unflatten(2, shape[-2:])
+
+    def forward(self, driving_map: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        queries = self.queries(driving_map)
+        batch = (len(queries), -1, -1, -1)
+        x = F.scaled_dot_product_attention(queries, keys.expand(batch), values.expand(batch))
+        return self.merge(x, driving_map.shape)
+
+    @torch.no_grad()
+    def match(self, driving_map: Tensor, keys: Tensor) -> Tensor:
+        """For every target cell the source cell of greatest weight, mean over heads: (B, N) int64.
+
+        Works through the target rows in pieces, so that no more than MAX_WEIGHTS weights exist at a time.
+        """
+        queries = self.queries(driving_map)
+        rows = max(1, MAX_WEIGHTS // (len(queries) * self.heads * keys.shape[2]))
+        return torch.cat([self.weights(piece, keys).mean(1).argmax(-1) for piece in queries.split(rows, dim=2)], 1)
+
+    def place(self, driving_map: Tensor, keys: Tensor, match: Tensor) -> Tensor:
+        """Where in the source every target cell looks, finer than a cell: (B, 2, H, W) x and y, in cells.
+
+        The mean place under the attention weights of the cells around the best match (B, N). Differentiable.
+        """
+        height, width = driving_map.shape[-2:]
+        queries = self.queries(driving_map) * keys.shape[-1] ** -0.5
+        reach = torch.arange(-REACH, REACH + 1, device=match.device)
+        y = (match // width)[..., None] + reach.repeat_interleave(len(reach))  # (B, N, K)
+        x = (match % width)[..., None] + reach.repeat(len(reach))
+        inside = (0 <= y) & (y < height) & (0 <= x) & (x < width)
+        rows = (y.clamp(0, height - 1) * width + x.clamp(0, width - 1)).flatten(1)  # (B, N·K)
+        near = keys.expand(len(queries), -1, -1, -1).transpose(1, 2).flatten(2)  # (B, N', h·d)
+        near = near.gather(1, rows[..., None].expand(-1, -1, near.shape[-1]))
+        near = near.unflatten(1, x.shape[1:]).unflatten(-1, (self.heads, -1))  # (B, N, K, h, d)
+        logits = torch.einsum("bhnd,bnkhd->bhnk", queries, near).float()
+        weights = logits.masked_fill(~inside[:, None], -torch.inf).softmax(-1).mean(1)  # (B, N, K)
+        return torch.stack([(weights * x).sum(-1), (weights * y).sum(-1)], 1).unflatten(2, (height, width))
+
+
+class MotionTransfer(nn.Module):
+    """Aligns the source's appearance to the driving motion, level by level.
+
+    The first `len(widths)` levels attend. Finer levels have no weights: they follow the finest attention level, either as
+    published (`fine="mean"`: every target cell gets the mean over the one source cell that it attends to most) or with
+    all their detail (`fine="sample"`: every pixel is sampled where attention, read finer than a cell, looks).
+
+    With `hints`, aligned features also hold the driving map itself, so that synthesis knows of an open mouth for which a
+    closed one has nothing to fetch; it begins at nothing.
+    """
+
+    def __init__(self, widths: tuple[int, ...], heads: int, fine: str, hints: bool):
+        super().__init__()
+        self.hints = nn.ModuleList(nn.Conv2d(width, width, 1) for width in widths) if hints else None
+        for hint in self.hints or ():
+            nn.init.zeros_(hint.weight)
+            nn.init.zeros_(hint.bias)
+        self.levels = nn.ModuleList(CrossAttention(width, heads) for width in widths)
+        self.fine = fine
+
+    def encode_source(self, source_maps: list[Tensor], appearance: list[Tensor]) -> TransferSource:
+        """Motion maps of the source and its appearance maps, both coarse first; the picture itself may be the last."""
+        fine = appearance[len(self.levels):]
+        if self.fine == "mean":
+            cells = source_maps[-1].shape[-1]
+            fine = [tokens(F.avg_pool2d(level, level.shape[-1] // cells)) for level in fine]
+        return TransferSource([block.keys(x) for block, x in zip(self.levels, source_maps)],
+                              [block.values(x) for block, x in zip(self.levels, appearance)], fine)
+
+    def forward(self, driving_maps: list[Tensor], source: TransferSource) -> list[Tensor]:
+        """Aligned features, coarse first: one map for each appearance map of the source."""
+        aligned = [block(x, keys, values)
+                   for block, x, keys, values in zip(self.levels, driving_maps, source.keys, source.values)]
+        if self.hints:
+            aligned = [x + hint(driving) for x, hint, driving in zip(aligned, self.hints, driving_maps)]
+        finest, driving_map, keys = self.levels[-1], driving_maps[-1], source.keys[-1]
+        match = finest.match(driving_map, keys)
+        if self.fine == "mean":
+            return aligned + [fetch_means(rows, match, driving_map.shape[-1], 2 ** (level + 1))
+                              for level, rows in enumerate(source.fine)]
+        place = finest.place(driving_map, keys, match)
+        return aligned + [sample_at(level, place) for level in source.fine]
+
+
+def fetch_means(rows: Tensor, match: Tensor, cells: int, ratio: int) -> Tensor:
+    """Every target cell filled with its match's mean: rows (B or 1, N, C), match (B, N) to (B, C, ratio·cells, …)."""
+    rows = rows.expand(len(match), -1, -1)
+    fetched = rows.gather(1, match[..., None].expand(-1, -1, rows.shape[-1]))
+    return F.interpolate(fetched.transpose(1, 2).unflatten(2, (cells, -1)), scale_factor=ratio, mode="nearest")
+
+
+def sample_at(level: Tensor, place: Tensor) -> Tensor:
+    """Pixels of `level` (B or 1, C, R, R) at `place` (B, 2, G, G), x and y in cells of a G x G grid: (B, C, R, R).
+
+    What is interpolated between cells is how far to look, so that standing still copies every pixel exactly.
+    """
+    cells, size = place.shape[-1], level.shape[-1]
+    own = lambda n: torch.arange(n, device=place.device, dtype=place.dtype)  # noqa: E731
+    here = torch.stack(torch.meshgrid(own(cells), own(cells), indexing="xy"))
+    offset = F.interpolate(place - here, size=(size, size), mode="bilinear") * (2 / cells)  # of the range -1 to 1
+    centre = (own(size) * 2 + 1) / size - 1
+    grid = torch.stack(torch.meshgrid(centre, centre, indexing="xy")) + offset
+    return F.grid_sample(level.expand(len(place), -1, -1, -1), grid.permute(0, 2, 3, 1).to(level.dtype), mode="bilinear",
+                         padding_mode="border", align_corners=False)

@@ -1,0 +1,345 @@
+"""From a picture and what drives it to frames: the one path that every command, test and server takes.
+
+    picture ─ crop ─ encode_source ───────────────────────────────┐
+    audio ─ features ─ generator ─┐                               ▼
+    driving video ─ crop ─ encode_motion ─ motion (n, 32) ─ retime ─ render ─ frames
+
+Everything between the ends is a generator of portions, so memory does not grow with the length of a clip.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import weights
+from .controls import read_control
+from .errors import InputError
+from .face import Crop, driving_crop, no_crop, source_crop
+from .media import FPS, SAMPLE_RATE, VideoReader, frame_count, load_audio, load_picture, stream_audio, write_video
+from .media.audio import AudioInput
+from .media.picture import PictureSource
+from .media.video import as_rate
+from .models.audio import FeatureStream, MelEncoder
+from .models.renderer import SourceFeatures
+
+AUDIO_BLOCK = 2 * SAMPLE_RATE  # samples read at once
+BATCH = {"cpu": 4, "cuda": 32}  # frames rendered at once; more gains nothing, and the first frame comes later
+
+
+@dataclass(frozen=True)
+class Source:
+    """A picture, encoded once. Nothing in it changes, so that any number of clips can be made from it."""
+
+    features: SourceFeatures
+    crop: Crop  # where in the picture the frames come from
+    picture: np.ndarray  # that part, uint8 (S, S, 3) RGB
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the frames made from it, pixels."""
+        height, width = self.picture.shape[:2]
+        return width, height
+
+
+class IMTalker:
+    """A model on a device: `encode_source` a picture once, then `animate` or `reenact` it as often as you like."""
+
+    def __init__(self, model: weights.Model, *, name: str = "model", device: str = "auto", precision: str = "auto"):
+        """Most users call `from_pretrained`. The networks of `model` are moved to the device and set to evaluation."""
+        self.name = name
+        self.device = choose_device(device)
+        self.precision = choose_precision(precision, self.device)
+        self.renderer = model.renderer.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        self.generator = model.generator.to(self.device).eval().requires_grad_(False)
+        self.audio_encoder = model.audio_encoder.to(self.device).eval().requires_grad_(False)
+        self.config = model.config
+
+    @classmethod
+    def from_pretrained(
+        cls, model: str | os.PathLike[str] = "mini", device: str = "auto", precision: str = "auto"
+    ) -> IMTalker:
+        """Load a model by name ("mini" is bundled) or from a folder.
+
+        device: "auto" (CUDA, then Apple's MPS, then CPU), "cpu", "cuda", "cuda:1" or "mps". precision: "float32",
+        "bfloat16" (networks' inner products), or "auto": bfloat16 on a CUDA device that has it, else float32.
+        Raises InputError for an unknown model, damaged weights, or a device that is not there.
+        """
+        choose_precision(precision, choose_device(device))  # a wrong option is told before anything is loaded
+        return cls(weights.load_model(model), name=os.fspath(model), device=device, precision=precision)
+
+    # -------------------------------------------------------------------------------------------------------- source
+
+    def encode_source(self, picture: PictureSource, face: int = 0, crop: bool = True) -> Source:
+        """Encode the face of a picture.
+
+        picture: a file, its bytes, a PIL image, or uint8 (H, W, 3) RGB. face: which one, 0 is the largest. crop: find
+        the face and cut it out; otherwise the centred square is taken as it is. Raises InputError without such a face.
+        """
+        pixels = load_picture(picture)
+        name = f"{os.fspath(picture)!r}" if isinstance(picture, (str, os.PathLike)) else "the picture"
+        where = source_crop(pixels, face, name) if crop else no_crop(*pixels.shape[:2])
+        square = where.apply(pixels, self.renderer.config.size)
+        with torch.inference_mode(), self._autocast():
+            features = self.renderer.encode_source(self._tensor(square[None]))
+        return Source(features, where, square)
+
+    # -------------------------------------------------------------------------------------------------------- driving
+
+    def animate(
+        self,
+        source: Source,
+        audio: AudioInput,
+        *,
+        seed: int = 0,
+        nfe: int | None = None,
+        guidance_scale: float | None = None,
+        pose=None,
+        gaze=None,
+        cam=None,
+        fps: float | Fraction = FPS,
+    ) -> Clip:
+        """A clip of the source speaking `audio`: a sound or video file, its bytes, or (samples, rate).
+
+        seed: same seed, same device, same input: same frames. nfe: velocity evaluations per window of frames, fewer
+        are faster. guidance_scale: weight of the sound, 1 is off and halves the generator's work; None: the model's.
+        pose (n, 3), gaze (n, 2), cam (n, 3): what head, eyes and framing shall do, 25 rows a second, see
+        `read_control`; the last row is held.
+        fps: of the clip, 1 to 240. Nothing is made until the clip is iterated or saved.
+        """
+        rate = as_rate(fps)
+        nfe = self.config.nfe if nfe is None else nfe
+        scale = self.config.guidance_scale if guidance_scale is None else guidance_scale
+        if nfe < 1:
+            raise InputError(f"nfe={nfe}: at least 1 velocity evaluation expected")
+        if not math.isfinite(scale):
+            raise InputError(f"guidance_scale={scale}: a finite number expected")
+        given = {
+            "pose": read_control("pose", pose),
+            "gaze": read_control("gaze", gaze),
+            "cam": read_control("cam", cam),
+        }
+        controls = {kind: torch.from_numpy(rows).to(self.device) for kind, rows in given.items() if rows is not None}
+        # Only decoding tells how long a file is; it also tells at once whether it can be decoded.
+        frames = frame_count(sum(len(samples) for samples in stream_audio(audio, AUDIO_BLOCK)))
+
+        def motion() -> Iterator[Tensor]:
+            return self.generator.sample(
+                self._audio_features(audio),
+                source.features.motion,
+                seed=seed,
+                nfe=nfe,
+                guidance_scale=scale,
+                **controls,
+            )
+
+        return Clip(self, source, motion, frames, rate, audio)
+
+    def reenact(
+        self,
+        source: Source,
+        driving: str | os.PathLike[str] | bytes,
+        *,
+        face: int = 0,
+        crop: bool = True,
+        relative: bool = False,
+        fps: float | Fraction = FPS,
+    ) -> Clip:
+        """A clip of the source moving as the face in the video `driving` does; the video's sound is kept.
+
+        face: which face of the video to follow, 0 is the largest. crop: find the face, once for the whole video;
+        otherwise the centred square is taken as it is. relative: add the driving's change since its first frame to the
+        source's own motion, instead of copying the driving's motion as it is (the method's own way).
+        """
+        rate = as_rate(fps)
+        video = VideoReader(driving)
+        name = f"{os.fspath(driving)!r}" if isinstance(driving, (str, os.PathLike)) else "the driving video"
+        width, height = video.size
+        where = driving_crop(video, face, name) if crop else no_crop(height, width)
+
+        def motion() -> Iterator[Tensor]:
+            first = None
+            for portion in self._driving_motion(video, where):
+                if relative:
+                    first = portion[:1] if first is None else first
+                    portion = source.features.motion.float() + portion - first
+                yield portion
+
+        return Clip(self, source, motion, video.frames, rate, driving if video.has_audio else None)
+
+    def _audio_features(self, audio: AudioInput) -> Iterator[Tensor]:
+        """Features (n, D) of the whole sound, in portions where the encoder is exact in portions."""
+        if not isinstance(self.audio_encoder, MelEncoder):
+            with torch.inference_mode(), self._autocast():
+                features = self.audio_encoder(torch.from_numpy(load_audio(audio)).to(self.device))
+            yield features
+            return
+        stream = FeatureStream(self.audio_encoder)
+        for samples in stream_audio(audio, AUDIO_BLOCK):
+            yield stream.push(torch.from_numpy(samples).to(self.device))
+        yield stream.flush()
+
+    def _driving_motion(self, video: VideoReader, crop: Crop) -> Iterator[Tensor]:
+        """Motion latents (n, 32) float32 of the cropped frames of a video."""
+        size = self.renderer.config.size
+        frames = (crop.apply(frame, size) for frame in video)
+        while batch := list(islice(frames, self._batch)):
+            with torch.inference_mode(), self._autocast():
+                motion = self.renderer.encode_motion(self._tensor(np.stack(batch)))
+            yield motion.float()
+
+    # ------------------------------------------------------------------------------------------------------ rendering
+
+    def render(self, source: Source, motion: Iterable[Tensor]) -> Iterator[np.ndarray]:
+        """Frames, uint8 (S, S, 3) RGB, one for each row of the portions of motion latents (n, 32)."""
+        for portion in motion:
+            for latents in portion.to(self.device).split(self._batch):
+                with torch.inference_mode(), self._autocast():
+                    frames = self.renderer.render(source.features, latents)
+                    pixels = frames.float().mul(255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+                yield from pixels.contiguous().cpu().numpy()
+
+    @property
+    def _batch(self) -> int:
+        return BATCH.get(self.device.type, 8)
+
+    def _tensor(self, pictures: np.ndarray) -> Tensor:
+        """uint8 (B, S, S, 3) -> float32 (B, 3, S, S) in [0, 1] on the device."""
+        return torch.from_numpy(pictures).to(self.device).permute(0, 3, 1, 2).float().div(255)
+
+    def _autocast(self):
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+
+
+class Clip:
+    """Frames that are made while they are looked at: iterate, `save`, or both; every time they are made anew.
+
+    fps: frames per second, a Fraction. size: (width, height). audio: what was given as sound, or None.
+    """
+
+    def __init__(
+        self,
+        talker: IMTalker,
+        source: Source,
+        make_motion: Callable[[], Iterator[Tensor]],
+        frames: int | None,
+        fps: Fraction,
+        audio: AudioInput | None,
+    ):
+        """make_motion: begins the motion latents, portions (n, 32) at 25 a second. frames: how many, if it is known."""
+        self.fps, self.size, self.audio = fps, source.size, audio
+        self._talker, self._source, self._make_motion = talker, source, make_motion
+        self._frames = frames
+        self._motion: np.ndarray | None = None  # kept once it has been made: it is small
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Frames, uint8 (height, width, 3) RGB, in order, `fps` a second."""
+        return self._talker.render(self._source, retime(self._portions(), self.fps))
+
+    def __len__(self) -> int:
+        """Number of frames. Of a driving video that has not been read to its end yet: as its file declares it."""
+        return retimed_count(len(self.motion) if self._frames is None else self._frames, self.fps)
+
+    @property
+    def motion(self) -> np.ndarray:
+        """Motion latents (T, 32) float32 at 25 a second, whatever the clip's own rate."""
+        if self._motion is None:
+            for _ in self._portions():
+                pass
+        return self._motion.copy()
+
+    def save(self, path: str | os.PathLike[str], progress: Callable[[int], None] | None = None) -> int:
+        """Write the clip with its sound as H.264 and AAC; the file appears when complete. Returns the frames written.
+
+        path: .mp4, .mov, .m4v or .mkv. progress: called with the number of frames written so far.
+        Raises InputError if the file cannot be written.
+        """
+        return write_video(path, self, self.fps, self.audio, progress=progress)
+
+    def _portions(self) -> Iterator[Tensor]:
+        if self._motion is not None:
+            yield torch.from_numpy(self._motion)
+            return
+        made = []
+        for portion in self._make_motion():
+            made.append(portion.cpu())
+            yield portion
+        motion = torch.cat(made).numpy()
+        self._frames, self._motion = len(motion), motion
+
+
+def retimed_count(frames: int, fps: Fraction) -> int:
+    """Frames at `fps` that cover `frames` frames at 25 a second."""
+    return math.ceil(frames * fps / FPS)
+
+
+def retime(portions: Iterable[Tensor], fps: Fraction) -> Iterator[Tensor]:
+    """Motion latents at 25 a second -> at `fps`, by linear interpolation; both in portions (n, 32). The last is held.
+
+    Frame k of the result is shown from k / fps on and frame i of the input from i / 25 on, so nothing moves in time.
+    """
+    if fps == FPS:
+        yield from portions
+        return
+    step = FPS / fps  # input frames per output frame
+    made = first = 0  # output frames so far; number of the first input frame that is still held
+    held: Tensor | None = None
+    for portion in portions:
+        held = portion if held is None else torch.cat([held, portion])
+        last = first + len(held) - 1
+        count = math.floor(last / step) + 1 - made
+        if count > 0:
+            yield _between(held, [(made + k) * step - first for k in range(count)])
+            made += count
+        held, first = held[-1:], last
+    if held is not None:
+        rest = retimed_count(first + 1, fps) - made
+        if rest > 0:
+            yield held.expand(rest, -1)
+
+
+def _between(motion: Tensor, places: list[Fraction]) -> Tensor:
+    """Rows of `motion` (n, 32) at fractional places 0..n-1."""
+    before = [math.floor(place) for place in places]
+    after = [math.ceil(place) for place in places]
+    share = torch.tensor([float(place % 1) for place in places], device=motion.device)[:, None]
+    return motion[before].lerp(motion[after], share)
+
+
+def choose_device(device: str | torch.device) -> torch.device:
+    """The device for "auto", "cpu", "cuda", "cuda:1", "mps" or a torch.device. Raises InputError if it is not there."""
+    if str(device) == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise InputError(f"device {device!r} is not known: auto, cpu, cuda or mps expected") from None
+    if chosen.type not in ("cpu", "cuda", "mps"):
+        raise InputError(f"device {device!r} is not supported: auto, cpu, cuda or mps expected")
+    there = {
+        "cpu": lambda: (chosen.index or 0) == 0,
+        "cuda": lambda: torch.cuda.is_available() and (chosen.index or 0) < torch.cuda.device_count(),
+        "mps": lambda: torch.backends.mps.is_available(),
+    }[chosen.type]()
+    if not there:
+        raise InputError(f"device {str(device)!r} is not there (to this PyTorch): take auto or cpu")
+    return chosen
+
+
+def choose_precision(precision: str, device: torch.device) -> str:
+    """ "float32" or "bfloat16" for "auto" or one of both."""
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise InputError(f"precision {precision!r} is not known: auto, float32 or bfloat16 expected")
+    if precision == "auto":
+        return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    return precision

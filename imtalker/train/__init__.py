@@ -1,0 +1,1 @@
+"""Training of the networks: data, losses and one loop per network."""

@@ -1,0 +1,213 @@
+"""Train the small audio encoder: augmented synthetic speech in, what the mouth does out.
+
+The encoder's features must tell, through one linear layer, the viseme weights of either half of a frame, how far the
+mouth is open, how loud the speech itself is, and whether anybody speaks at all. B batch, T frames, S samples.
+"""
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..models.audio import SAMPLES_PER_FRAME, MelEncoder, MelEncoderConfig
+from ..synth.speech import Speech, augment, read_corpus, read_training
+from ..synth.visemes import OPENING, VISEMES, curves
+from .loop import Average, Log, cosine, load_checkpoint, save_checkpoint
+
+HALVES = 2                                  # viseme targets per frame
+CLOSED = [VISEMES.index("PP"), VISEMES.index("FF")]
+
+
+@dataclass(frozen=True)
+class AudioTraining:
+    steps: int = 2500
+    batch: int = 20             # windows
+    frames: int = 75            # per window
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.01
+    average: float = 0.998
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class SpeechBatch:
+    waveform: Tensor            # (B, left + 640 T + right) float32, with the neighbourhood that the encoder sees
+    visemes: Tensor             # (B, T, 2, 15) weights that sum to 1
+    energy: Tensor              # (B, T) loudness of the clean speech, 0..1
+
+
+class SpeechWindows:
+    """Random augmented windows of a corpus, targets kept once made."""
+
+    def __init__(self, clips: list[Speech], encoder: MelEncoder):
+        self.clips, self.left, self.right = clips, encoder.left_samples, encoder.right_samples
+        self.targets: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def target(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        if index not in self.targets:
+            speech = self.clips[index]
+            weights = curves(speech.segments, HALVES * speech.frames, HALVES * 25.)
+            level = speech.energy() if speech.segments else np.zeros(speech.frames, np.float32)
+            self.targets[index] = weights.reshape(-1, HALVES, len(VISEMES)).astype(np.float16), level
+        return self.targets[index]
+
+    def window(self, rng: np.random.Generator, index: int, first: int, frames: int, clean: bool = False):
+        """(waveform, visemes, energy) of `frames` frames from `first` on; silence beyond the clip's ends."""
+        samples, (weights, level) = self.clips[index].waveform, self.target(index)
+        if not clean and rng.random() < .05:                            # noise, music or nothing: a shut mouth
+            samples, weights = np.zeros_like(samples), np.eye(len(VISEMES), dtype=np.float16)[weights.argmax(-1) * 0]
+            level = np.zeros_like(level)
+        start, end = first * SAMPLES_PER_FRAME - self.left, (first + frames) * SAMPLES_PER_FRAME + self.right
+        piece = samples[max(start, 0): end]
+        piece = np.pad(piece, (max(-start, 0), max(end - len(samples), 0)))[: end - start]
+        if not clean:
+            crowd = self.clips[rng.integers(len(self.clips))].waveform
+            piece = augment(rng, piece, crowd)
+        missing = max(first + frames - len(level), 0)
+        rest = np.zeros((missing, *weights.shape[1:]), np.float16)
+        rest[..., 0] = 1
+        weights = np.concatenate([weights[first: first + frames], rest])
+        return piece, weights, np.pad(level[first: first + frames], (0, missing))
+
+    def sample(self, rng: np.random.Generator, batch: int, frames: int) -> SpeechBatch:
+        rows = []
+        for index in rng.integers(len(self.clips), size=batch):
+            last = max(self.clips[index].frames - frames, 0)
+            rows.append(self.window(rng, index, int(rng.integers(last + 1)), frames))
+        return SpeechBatch(*(torch.from_numpy(np.stack(column).astype(np.float32)) for column in zip(*rows)))
+
+
+class Readout(nn.Module):
+    """Linear reading of the features, for training only: (B, T, D) -> viseme logits (B, T, 2, 15), three scalars."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.visemes = nn.Linear(dim, HALVES * len(VISEMES))
+        self.scalars = nn.Linear(dim, 3)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        return self.visemes(features).unflatten(-1, (HALVES, len(VISEMES))), self.scalars(features)
+
+
+def losses(logits: Tensor, scalars: Tensor, batch: SpeechBatch) -> dict[str, Tensor]:
+    """Cross-entropy to viseme weights; L1 of opening and energy; cross-entropy of speech against rest."""
+    visemes = batch.visemes
+    opening = (visemes @ torch.from_numpy(OPENING)).mean(-1)
+    speaking = 1 - visemes[..., 0].mean(-1)
+    return {"visemes": -(visemes * logits.log_softmax(-1)).sum(-1).mean(),
+            "opening": (scalars[..., 0] - opening).abs().mean() * 4,
+            "energy": (scalars[..., 1] - batch.energy).abs().mean() * 2,
+            "speaking": F.binary_cross_entropy_with_logits(scalars[..., 2], speaking)}
+
+
+@torch.no_grad()
+def validate(encoder: MelEncoder, readout: Readout, clips: list[Speech], seed: int | None = None) -> dict[str, float]:
+    """Held-out clips, clean, or augmented when a seed is given: share of frames with the right strongest viseme; share
+    of true lip closures found; correlation of the opening; share of silent frames found silent."""
+    windows, rng, found = SpeechWindows(clips, encoder), np.random.default_rng(seed), []
+    for index, speech in enumerate(clips):
+        piece, weights, _ = windows.window(rng, index, 0, speech.frames, clean=seed is None)
+        if seed is not None and not np.array_equal(weights, windows.target(index)[0]):
+            continue
+        logits, _ = readout(encoder.features(torch.from_numpy(piece.astype(np.float32))[None]))
+        found.append((logits[0].softmax(-1).flatten(0, 1).numpy(), weights.reshape(-1, len(VISEMES)).astype(np.float32)))
+    guess, truth = (np.concatenate(x) for x in zip(*found))
+    shut, quiet = truth[:, CLOSED].sum(1) > .8, truth[:, 0] > .95
+    return {"accuracy": float((guess.argmax(1) == truth.argmax(1)).mean()),
+            "closures": float((guess[shut][:, CLOSED].sum(1) > .5).mean()),
+            "false_closures": float((guess[truth[:, CLOSED].sum(1) < .2][:, CLOSED].sum(1) > .5).mean()),
+            "opening": float(np.corrcoef(guess @ OPENING, truth @ OPENING)[0, 1]),
+            "silence": float((guess[quiet][:, 0] > .5).mean())}
+
+
+def train(corpus: Path, out: Path, options: AudioTraining = AudioTraining(), minutes: float | None = None,
+          every: int = 50) -> Path:
+    """Train on corpus/train*.npz, validate on corpus/test.npz; resumes from `out`. Returns the weights' file
+    out/audio_encoder.safetensors (moving average, with its configuration in the metadata)."""
+    torch.manual_seed(options.seed)
+    encoder = MelEncoder()
+    readout = Readout(encoder.dim)
+    both = nn.ModuleList([encoder, readout])
+    average = Average(both, options.average)
+    optimiser = torch.optim.AdamW(both.parameters(), options.learning_rate, weight_decay=options.weight_decay)
+    step, path = 0, Path(out) / "audio_encoder.pt"
+    if (state := load_checkpoint(path, "cpu")) is not None:
+        both.load_state_dict(state["networks"])
+        average.network.load_state_dict(state["average"])
+        optimiser.load_state_dict(state["optimiser"])
+        step = state["step"]
+    windows = SpeechWindows(read_training(corpus), encoder)
+    test = read_corpus(Path(corpus) / "test.npz")
+    log, start = Log(Path(out) / "log", step, options.steps, every), time.monotonic()
+
+    def save() -> None:
+        save_checkpoint(path, networks=both.state_dict(), average=average.network.state_dict(),
+                        optimiser=optimiser.state_dict(), step=step)
+        export(average.network[0], Path(out) / "audio_encoder.safetensors")
+
+    while step < options.steps and (minutes is None or time.monotonic() - start < 60 * minutes):
+        done = step / options.steps
+        if minutes is not None:                             # a run cut by time still ends with a small learning rate
+            done = max(done, (time.monotonic() - start) / (60 * minutes))
+        for group in optimiser.param_groups:
+            group["lr"] = float(options.learning_rate * cosine(int(1e4 * done) if done > .05 else step, 10_000))
+        batch = windows.sample(np.random.default_rng([options.seed, step]), options.batch, options.frames)
+        terms = losses(*readout(encoder.features(batch.waveform)), batch)
+        optimiser.zero_grad()
+        sum(terms.values()).backward()
+        nn.utils.clip_grad_norm_(both.parameters(), 1.)
+        optimiser.step()
+        average.update(both, step)
+        log.add(step, {name: value.detach() for name, value in terms.items()})
+        step += 1
+        if step % (10 * every) == 0:
+            save()
+            for name, seed in (("clean", None), ("augmented", 0)):
+                scores = validate(*average.network, test[:40], seed)
+                for key, value in scores.items():
+                    log.writer.add_scalar(f"{name}/{key}", value, step)
+                print(f"held-out voices, {name}: " + "  ".join(f"{k} {v:.3f}" for k, v in scores.items()), flush=True)
+    save()
+    return Path(out) / "audio_encoder.safetensors"
+
+
+def export(encoder: MelEncoder, path: Path) -> None:
+    """Weights as safetensors, the configuration beside them as JSON text in the metadata."""
+    import json
+    save_file({k: v.contiguous() for k, v in encoder.state_dict().items()}, str(path),
+              {"config": json.dumps(asdict(encoder.config)), "kind": "MelEncoder"})
+
+
+def load(path: Path) -> MelEncoder:
+    """The frozen encoder of `export`."""
+    import json
+
+    from safetensors import safe_open
+    with safe_open(str(path), "pt") as file:
+        encoder = MelEncoder(MelEncoderConfig(**json.loads(file.metadata()["config"])))
+        encoder.load_state_dict({k: file.get_tensor(k) for k in file.keys()})
+    return encoder.eval().requires_grad_(False)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="imtalker train audio", description=__doc__.split("\n")[0])
+    parser.add_argument("corpus", type=Path, help="folder made by `python -m imtalker.synth.speech`")
+    parser.add_argument("out", type=Path, help="folder for checkpoint, metrics and weights; resumes from it")
+    parser.add_argument("--minutes", type=float, help="stop after so long; run again to go on")
+    parser.add_argument("--every", type=int, default=50, help="steps between lines of progress")
+    for field in fields(AudioTraining):
+        parser.add_argument("--" + field.name.replace("_", "-"), type=type(field.default), default=field.default)
+    given = vars(parser.parse_args(arguments))
+    options = AudioTraining(**{f.name: given.pop(f.name) for f in fields(AudioTraining)})
+    print(train(given.pop("corpus"), given.pop("out"), options, **given))
+
+
+if __name__ == "__main__":
+    main()

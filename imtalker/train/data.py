@@ -1,0 +1,117 @@
+"""Rendered heads for training: the folder that `imtalker synth` writes, as batches.
+
+Shapes: S people in a batch, D driving frames of each, B = S·D pairs.
+"""
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from ..errors import InputError
+
+LABELS = ("latent", "pose", "cam", "gaze", "blink", "mouth", "landmarks", "surface", "parts")
+
+
+@dataclass(frozen=True)
+class Views:
+    """Frames with their ground truth, leading dimensions (S, n)."""
+
+    pictures: Tensor  # (S, n, 3, H, W) float32 in [0, 1]
+    latent: Tensor  # (S, n, 32)
+    landmarks: Tensor  # (S, n, 68, 2) fractions of the picture's side
+    surface: Tensor  # (S, n, 64, 64, 4), see `surface_code`
+
+    def flat(self, first: int, last: int | None = None) -> "Views":
+        """Frames first…last of every person, flattened to (S·(last - first), …)."""
+        return Views(*(getattr(self, k)[:, first:last].flatten(0, 1) for k in self.__dataclass_fields__))
+
+
+def surface_code(surface: Tensor, parts: Tensor) -> Tensor:
+    """What a cell shows, as a point: cells that show the same thing are near, whatever the motion.
+
+    Foreground: the point's place on the template head. Background, which stands still: the cell's place in the picture,
+    far from all foreground. surface (…, H, W, 3) int8 and parts (…, H, W) uint8 to (…, H, W, 4) float32, in the units of
+    `surface`, of which about 3 are a cell of a 64 x 64 map.
+    """
+    h, w = parts.shape[-2:]
+    y, x = torch.meshgrid(torch.arange(h) * (192.0 / h), torch.arange(w) * (192.0 / w), indexing="ij")
+    place = torch.stack([x, y, torch.zeros_like(x), torch.full_like(x, 1e4)], -1)
+    return torch.where((parts == 0)[..., None], place, F.pad(surface.float(), (0, 1)))
+
+
+class HeadData:
+    """All frames of a data folder in memory: `pictures` (I, K, H, W, 3) uint8 and the labels of every frame."""
+
+    def __init__(self, folder: str | Path, limit: int | None = None):
+        files = sorted(Path(folder).glob("identity-*.npz"))[:limit]
+        if not files:
+            raise InputError(f"{folder}: holds no identity-*.npz; make them with `imtalker synth {folder}`")
+        with ThreadPoolExecutor(2) as pool:
+            loaded = list(pool.map(self._load, files))
+        self.pictures = np.stack([pictures for pictures, _ in loaded])
+        self.labels = {k: np.stack([labels[k] for _, labels in loaded]) for k in LABELS}
+
+    @staticmethod
+    def _load(file: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        with np.load(file) as z:
+            ends, data = z["offsets"], z["jpeg"].tobytes()
+            pictures = [np.asarray(Image.open(BytesIO(data[a:b]))) for a, b in zip(ends, ends[1:])]
+            return np.stack(pictures), {k: z[k] for k in LABELS}
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def sample(self, rng: np.random.Generator, people: int, frames: int, size: int | None = None) -> Views:
+        """`frames` different random frames of each of `people` random people."""
+        who = rng.choice(len(self), people, replace=people > len(self))[:, None]
+        which = np.stack([rng.choice(self.pictures.shape[1], frames, replace=False) for _ in range(people)])
+        return self.views(who, which, size)
+
+    def views(self, who: np.ndarray, which: np.ndarray, size: int | None = None) -> Views:
+        pictures = torch.from_numpy(self.pictures[who, which]).permute(0, 1, 4, 2, 3).float() / 255
+        if size and size != pictures.shape[-1]:
+            pictures = F.interpolate(pictures.flatten(0, 1), size=(size, size), mode="area").unflatten(0, who.shape[:1] + (-1,))
+        pick = {k: torch.from_numpy(self.labels[k][who, which]) for k in ("latent", "landmarks", "surface", "parts")}
+        return Views(pictures, pick["latent"], pick["landmarks"], surface_code(pick["surface"], pick["parts"]))
+
+
+def recolour(pictures: Tensor, rng: torch.Generator) -> Tensor:
+    """Random colours, the same for all frames of a person: pictures (S, n, 3, H, W) to the same.
+
+    Rendered skin, cloth and light cover little of what photographs and paintings hold; what is learnt must not
+    depend on them.
+    """
+    people = len(pictures)
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return torch.rand(people, *shape, generator=rng) * (high - low) + low
+
+    def chance(p: float) -> Tensor:
+        return (torch.rand(people, generator=rng) < p).view(-1, 1, 1)
+
+    mix = torch.eye(3).expand(people, 3, 3)
+    mix = mix + chance(0.6) * uniform(-0.18, 0.18, 3, 3)
+    grey = torch.full((3, 3), 1 / 3)
+    mix = torch.where(chance(0.12), grey, mix + uniform(-0.3, 0.2, 1, 1) * (grey - mix))
+    mix = mix / mix.sum(-1, keepdim=True) * uniform(0.75, 1.2, 1, 1)
+    gamma = torch.exp(uniform(-0.4, 0.4, 1, 1, 1, 1))
+    x = torch.einsum("sij,snjhw->snihw", mix, pictures.clamp_min(1e-4) ** gamma)
+    contrast, pivot = uniform(0.7, 1.25, 1, 1, 1, 1), uniform(0.3, 0.6, 1, 1, 1, 1)
+    return ((x - pivot) * contrast + pivot).clamp(0, 1)
+
+
+def degrade(pictures: Tensor, rng: torch.Generator) -> Tensor:
+    """What cameras and codecs do, drawn anew for every picture: blur and noise. (B, 3, H, W) to the same."""
+    b, _, h, w = pictures.shape
+    small = F.interpolate(F.interpolate(pictures, size=(h // 3, w // 3), mode="area"), size=(h, w), mode="bilinear")
+    blur = (torch.rand(b, 1, 1, 1, generator=rng) - 0.5).clamp_min(0) * 1.6
+    noise = torch.randn(pictures.shape, generator=rng) * torch.rand(b, 1, 1, 1, generator=rng) * 0.05
+    return (torch.lerp(pictures, small, blur) + noise).clamp(0, 1)

@@ -1,0 +1,310 @@
+"""Train the renderer on rendered heads (stage one of IMTalker's training).
+
+Two phases. *Geometry* costs little and needs no pictures made: the motion encoder learns to read the anchored latent,
+and the motion decoder and transfer's queries and keys learn where things go, from the rendered surface. *Picture* trains
+everything: pixels, features, eyes and mouth, identity-adapter distance, and towards its end adversarially.
+
+    python -m imtalker.train.renderer DATA OUT
+"""
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..face.reader import load_reader
+from ..models.layers import EqualConv2d, EqualLinear, ModulatedConv
+from ..models.motion import LandmarkMotionEncoder
+from ..models.renderer import MINI_RENDERER, Renderer, RendererConfig, SourceFeatures
+from ..models.transfer import TransferSource
+from .data import HeadData, Views, degrade, recolour
+from .discriminator import Discriminator
+from .loop import Average, Log, cosine, load_checkpoint, save_checkpoint, sheet
+from .losses import (adapter_loss, correspondence_loss, discriminator_loss, generator_loss, perceptual_loss,
+                     pixel_loss, region_mask)
+from .perceptual import perceptual_network
+
+
+@dataclass(frozen=True)
+class RendererTraining:
+    """Options of a run; loss weights of zero switch a loss off."""
+
+    geometry_steps: int = 2000
+    steps: int = 40000  # geometry included
+    people: int = 4  # sources in a batch
+    driving: int = 3  # driving frames of each
+    learning_rate: float = 1e-3
+    equalised_rate: float = 4.0  # times the learning rate, for layers whose stored weights have unit variance
+    reading_rate: float = 3.0  # times the learning rate, for a motion encoder that begins trained
+    perceptual: str = "reader"  # none, reader or vgg19
+    scales: int = 2  # of the perceptual pyramid
+    pixel: float = 1.0
+    region: float = 0.5
+    features: float = 0.3
+    features_region: float = 0.3
+    anchor: float = 0.3
+    correspondence: float = 0.1
+    adapter: float = 0.02
+    adversarial: float = 0.0
+    adversarial_from: float = 0.7  # share of the steps after which the adversary joins
+    average: float = 0.999
+    seed: int = 0
+
+
+def repeat(source: SourceFeatures, times: int) -> SourceFeatures:
+    """One row per driving frame: every source's features `times` times."""
+    each = lambda tensors: [t.repeat_interleave(times, 0) for t in tensors]  # noqa: E731
+    transfer = source.transfer
+    return SourceFeatures(*each((source.motion, source.identity)),
+                          TransferSource(each(transfer.keys), each(transfer.values), each(transfer.fine)))
+
+
+def adam(network: nn.Module, options: RendererTraining, betas: tuple[float, float]) -> torch.optim.Adam:
+    """Adam with rates of their own for equalised layers, whose weights are large, so that the same step changes them
+    less, and for a motion encoder that reads landmarks."""
+    factor = {}
+    for module in network.modules():
+        if isinstance(module, (EqualLinear, EqualConv2d, ModulatedConv)):
+            factor |= dict.fromkeys(module.parameters(), options.equalised_rate)
+        if isinstance(module, LandmarkMotionEncoder):
+            factor |= dict.fromkeys(module.parameters(), options.reading_rate)
+    groups: dict[float, list] = {}
+    for parameter in network.parameters():
+        groups.setdefault(factor.get(parameter, 1.0), []).append(parameter)
+    return torch.optim.Adam([{"params": parameters, "factor": rate, "lr": options.learning_rate * rate}
+                             for rate, parameters in groups.items()], betas=betas, fused=True)
+
+
+class RendererTrainer:
+    """Networks, optimisers and the step of both phases. `device` runs them; `bfloat16` halves the time where it can."""
+
+    def __init__(self, config: RendererConfig, options: RendererTraining, device: str, bfloat16: bool):
+        torch.manual_seed(options.seed)
+        self.options, self.device, self.bfloat16 = options, device, bfloat16
+        self.renderer = Renderer(config).to(device, memory_format=torch.channels_last)
+        self.average = Average(self.renderer, options.average)
+        self.optimiser = adam(self.renderer, options, betas=(0.9, 0.99))
+        self.features = perceptual_network(options.perceptual)
+        if self.features:
+            self.features.to(device)
+        self.critics = [Discriminator(config.size >> k).to(device) for k in range(2)] if options.adversarial else []
+        self.critic_optimiser = adam(nn.ModuleList(self.critics), options, betas=(0.0, 0.99)) if self.critics else None
+        self.rng = torch.Generator().manual_seed(options.seed)
+        self.step = 0
+
+    def begin_reading(self, heads: HeadData, steps: int = 3000) -> None:
+        """Begin the motion encoder from the face reader, and its geometry from true landmarks: that needs no pictures."""
+        encoder = self.renderer.motion_encoder
+        encoder.reader.load_state_dict(load_reader().state_dict())
+        landmarks, latent = (torch.from_numpy(heads.labels[k]).flatten(0, 1).float() for k in ("landmarks", "latent"))
+        optimiser = torch.optim.Adam(encoder.geometry.parameters(), 2e-3)
+        for step in range(steps):
+            optimiser.param_groups[0]["lr"] = 2e-3 * cosine(step, steps)
+            rows = torch.randint(len(latent), (256,), generator=self.rng)
+            noisy = landmarks[rows] + 0.004 * torch.randn(256, *landmarks.shape[1:], generator=self.rng)
+            loss = F.smooth_l1_loss(encoder.from_landmarks(noisy.to(self.device)), latent[rows].to(self.device), beta=0.5)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        print(f"landmarks to latent: {loss.item():.4f}", flush=True)
+
+    def read(self, views: Views) -> tuple[Tensor, Tensor]:
+        """Motion latents (B, 32) float32 that the encoder reads off degraded pictures, and the loss of reading."""
+        pictures, latent = degrade(views.pictures, self.rng), views.latent
+        encoder = self.renderer.motion_encoder
+        if not isinstance(encoder, LandmarkMotionEncoder):
+            read = encoder(pictures).float()
+            return read, F.smooth_l1_loss(read, latent, beta=0.5)
+        read, landmarks = encoder.observe(pictures)
+        off = (landmarks - views.landmarks).abs().mean()
+        return read.float(), F.smooth_l1_loss(read.float(), latent, beta=0.5) + 10 * off
+
+    def autocast(self):
+        return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.bfloat16)
+
+    def correspondence(self, driving_maps: list[Tensor], keys: list[Tensor], driving: Tensor, source: Tensor,
+                       mask: Tensor) -> Tensor:
+        """Mean over the attention levels; surface codes (B, 64, 64, 4), the source's once per driving frame; mask
+        (B, 1, S, S) of eyes and mouth."""
+        levels = zip(self.renderer.transfer.levels, driving_maps, keys)
+        return sum(correspondence_loss(level, maps, key, driving, source, 0.1 + mask, 192)
+                   for level, maps, key in levels) / len(keys)
+
+    def geometry(self, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of the first phase, from latents and surfaces alone but for the motion encoder."""
+        model, frames = self.renderer, views.latent.shape[1]
+        latent = views.latent.flatten(0, 1)
+        identity = latent.new_zeros(1, model.config.identity_dim)
+        maps = model.motion_maps(latent + 0.05 * torch.randn_like(latent), identity)
+        keys = [level.keys(m) for level, m in zip(model.transfer.levels, maps)]
+        # Every frame of a person drives, and the next frame of the same person is its source.
+        following = torch.arange(len(latent)).view(-1, frames).roll(-1, 1).flatten()
+        surface = views.surface.flatten(0, 1)
+        match = self.correspondence(maps, [k[following] for k in keys], surface, surface[following],
+                                    region_mask(views.landmarks.flatten(0, 1), 64))
+        _, anchor = self.read(views.flat(0))
+        return anchor + match, {"anchor": anchor, "correspondence": match}
+
+    def picture(self, views: Views) -> tuple[Tensor, dict[str, Tensor], tuple[Tensor, Tensor]]:
+        """Loss of the second phase; also the frames and their targets, (B, 3, S, S)."""
+        model, o, times = self.renderer, self.options, views.latent.shape[1] - 1
+        source, driving = views.flat(0, 1), views.flat(1)
+        own, anchor_source = self.read(source)
+        features = repeat(model.encode_source(source.pictures, own), times)
+        # Half of the people are driven by what the encoder reads, half by the true latent, as the generator will.
+        read, anchor = self.read(driving)
+        by_truth = (torch.arange(len(read), device=read.device) // times) % 2 == 1
+        motion = torch.where(by_truth[:, None], driving.latent, read)
+        adapted = model.adapter(motion, features.identity)
+        maps = model.motion_decoder(adapted)
+        frames = model.synthesis(model.transfer(maps, features.transfer)).float()
+
+        mask = region_mask(driving.landmarks, frames.shape[-1])
+        losses = pixel_loss(frames, driving.pictures, mask)
+        losses["anchor"] = anchor + anchor_source
+        losses["correspondence"] = self.correspondence(maps, features.transfer.keys, driving.surface,
+                                                       source.surface.repeat_interleave(times, 0), mask)
+        other = model.adapter(motion, features.identity.roll(times, 0))
+        losses["adapter"] = adapter_loss(motion, adapted.float(), other.float())
+        total = (o.pixel * losses["pixel"] + o.region * losses["region"] + o.anchor * losses["anchor"]
+                 + o.correspondence * losses["correspondence"] + o.adapter * losses["adapter"])
+        if self.features:
+            seen = perceptual_loss(self.features, frames, driving.pictures, mask, o.scales)
+            total = total + o.features * seen["perceptual"] + o.features_region * seen["perceptual_region"]
+            losses |= seen
+        return total, losses, (frames, driving.pictures)
+
+    def adversary(self, frames: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Update the critics, then the renderer's adversarial loss."""
+        pyramid = lambda x: [x if k == 0 else F.avg_pool2d(x, 1 << k) for k in range(len(self.critics))]  # noqa: E731
+        judged = sum(discriminator_loss(critic(real), critic(fake)) for critic, real, fake
+                     in zip(self.critics, pyramid(target), pyramid(frames.detach())))
+        self.critic_optimiser.zero_grad(set_to_none=True)
+        judged.backward()
+        self.critic_optimiser.step()
+        fooled = sum(generator_loss(critic(fake)) for critic, fake in zip(self.critics, pyramid(frames)))
+        return fooled, {"critic": judged.detach(), "adversarial": fooled}
+
+    def update(self, views: Views) -> dict[str, Tensor]:
+        """One step on a batch; returns its losses."""
+        o = self.options
+        rate = o.learning_rate * cosine(self.step, o.steps)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate * group["factor"]
+        with self.autocast():
+            if self.step < o.geometry_steps:
+                total, losses = self.geometry(views)
+            else:
+                total, losses, (frames, target) = self.picture(views)
+                if self.critics and self.step >= o.adversarial_from * o.steps:
+                    fooled, more = self.adversary(frames, target)
+                    total, losses = total + o.adversarial * fooled, losses | more
+        self.optimiser.zero_grad(set_to_none=True)
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(self.renderer.parameters(), 1.0)
+        self.optimiser.step()
+        self.average.update(self.renderer, self.step)
+        self.step += 1
+        return {name: value.detach() for name, value in losses.items()}
+
+    def state(self) -> dict:
+        critics = {"critics": [c.state_dict() for c in self.critics],
+                   "critic_optimiser": self.critic_optimiser.state_dict()} if self.critics else {}
+        return {"step": self.step, "config": asdict(self.renderer.config), "renderer": self.renderer.state_dict(),
+                "average": self.average.network.state_dict(), "optimiser": self.optimiser.state_dict(), **critics}
+
+    def load(self, state: dict) -> None:
+        self.step = state["step"]
+        self.renderer.load_state_dict(state["renderer"])
+        self.average.network.load_state_dict(state["average"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        if self.critics and "critics" in state:
+            for critic, weights in zip(self.critics, state["critics"]):
+                critic.load_state_dict(weights)
+            self.critic_optimiser.load_state_dict(state["critic_optimiser"])
+
+
+@torch.no_grad()
+def validate(renderer: Renderer, views: Views) -> tuple[dict[str, float], list[list[Tensor]]]:
+    """PSNR of frames driven by the encoder's latents and by true ones, of copying the source, and rows to look at."""
+    source, driving, times = views.flat(0, 1), views.flat(1), views.latent.shape[1] - 1
+    features = repeat(renderer.encode_source(source.pictures), times)
+    read = renderer.encode_motion(driving.pictures)
+    made = {"psnr": renderer.render(features, read), "psnr_true_latent": renderer.render(features, driving.latent),
+            "psnr_copy": source.pictures.repeat_interleave(times, 0)}
+    error = lambda x: (x - driving.pictures).square().mean((1, 2, 3))  # noqa: E731
+    metrics = {name: float(-10 * torch.log10(error(x)).mean()) for name, x in made.items()}
+    metrics["latent_error"] = float((read - driving.latent).abs().mean())
+    rows = [[source.pictures[k // times], driving.pictures[k], made["psnr"][k], made["psnr_true_latent"][k]]
+            for k in range(0, len(read), times)]
+    return metrics, rows
+
+
+def train(data: Path, out: Path, options: RendererTraining, *, held_out: Path | None = None, device: str = "cpu",
+          bfloat16: bool = False, minutes: float | None = None, every: int = 50, config: RendererConfig = MINI_RENDERER,
+          start: Path | None = None, limit: int | None = None) -> Path:
+    """Train until `options.steps` or for `minutes`; resumes from OUT/checkpoint.pt. Returns the checkpoint's path.
+
+    OUT gets checkpoint.pt, TensorBoard files, and sheets of held-out people as pictures. `start` is a checkpoint whose
+    renderer to begin from when there is nothing to resume.
+    """
+    heads = HeadData(data, limit)
+    judge = HeadData(held_out, limit) if held_out else heads
+    trainer = RendererTrainer(config, options, device, bfloat16)
+    checkpoint = out / "checkpoint.pt"
+    if state := load_checkpoint(checkpoint, device):
+        trainer.load(state)
+    elif start:
+        weights = torch.load(start, map_location=device, weights_only=True)
+        trainer.renderer.load_state_dict(weights["renderer"])
+        trainer.average.network.load_state_dict(weights["average"])
+    elif config.motion_encoder == "landmarks":
+        trainer.begin_reading(heads)
+    rng = np.random.default_rng([options.seed, trainer.step])
+    test = judge.sample(np.random.default_rng(0), min(8, len(judge)), 3, config.size)
+    log = Log(out, trainer.step, options.steps, every)
+    stop = time.monotonic() + 60 * minutes if minutes else float("inf")
+    while trainer.step < options.steps and time.monotonic() < stop:
+        views = heads.sample(rng, options.people, options.driving + 1, config.size)
+        views = Views(recolour(views.pictures, trainer.rng), views.latent, views.landmarks, views.surface)
+        views = Views(*(getattr(views, f.name).to(device) for f in fields(Views)))
+        log.add(trainer.step, trainer.update(views))
+        if trainer.step % (10 * every) == 0:
+            save_checkpoint(checkpoint, **trainer.state())
+            if trainer.step > options.geometry_steps:
+                metrics, rows = validate(trainer.average.network.to("cpu"), test)
+                trainer.average.network.to(device)
+                sheet(rows, out / "sheets" / f"{trainer.step:06d}.png")
+                for name, value in metrics.items():
+                    log.writer.add_scalar(f"held_out/{name}", value, trainer.step)
+                print("held out  " + "  ".join(f"{k} {v:.3f}" for k, v in metrics.items()), flush=True)
+    save_checkpoint(checkpoint, **trainer.state())
+    return checkpoint
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="imtalker train renderer", description=__doc__.split("\n")[0])
+    parser.add_argument("data", type=Path, help="folder made by `imtalker synth`")
+    parser.add_argument("out", type=Path, help="folder for checkpoint, metrics and sheets; resumes from it")
+    parser.add_argument("--held-out", type=Path, help="folder of people that training never sees, for the sheets")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--bfloat16", action="store_true", help="mixed precision: about twice as fast where supported")
+    parser.add_argument("--minutes", type=float, help="stop after so long; run again to go on")
+    parser.add_argument("--every", type=int, default=50, help="steps between lines of progress")
+    parser.add_argument("--start", type=Path, help="checkpoint whose renderer to begin from")
+    parser.add_argument("--limit", type=int, help="use only so many people")
+    for field in fields(RendererTraining):
+        parser.add_argument("--" + field.name.replace("_", "-"), type=type(field.default), default=field.default)
+    given = vars(parser.parse_args(arguments))
+    options = RendererTraining(**{f.name: given.pop(f.name) for f in fields(RendererTraining)})
+    train(given.pop("data"), given.pop("out"), options, **given)
+
+
+if __name__ == "__main__":
+    main()

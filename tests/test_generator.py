@@ -1,0 +1,252 @@
+import math
+import zlib
+
+import numpy as np
+import pytest
+import torch
+
+from imtalker import flow
+from imtalker.models.generator import CONDITIONS, Generator, GeneratorConfig, regroup, window_noise
+
+TINY = GeneratorConfig(audio_dim=6, condition_dim=8, width=32, depth=2, heads=2, mlp_ratio=2, time_dim=16,
+                       window=10, context=4)
+
+
+def filled(config):
+    """A generator whose every weight is drawn from its own name: the same everywhere, and nothing is zero."""
+    generator = Generator(config).eval().requires_grad_(False)
+    for name, x in generator.named_parameters():
+        noise = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(x.shape)
+        x.copy_(torch.from_numpy(noise / math.sqrt(x.shape[-1]) if x.ndim > 1 else 0.1 * noise))
+    return generator
+
+
+@pytest.fixture(scope="module")
+def generator():
+    return filled(TINY)
+
+
+@pytest.fixture(scope="module")
+def audio():
+    return track(27, 6, 1)
+
+
+def track(frames, dim, seed):
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal((frames, dim)).astype(np.float32))
+
+
+REFERENCE = torch.linspace(-1, 1, 32)
+
+
+def motion(generator, audio, **options):
+    return torch.cat(list(generator.sample(audio, REFERENCE, **{"nfe": 3, **options})))
+
+
+# ---------------------------------------------------------------------------------------------------------- sampling
+
+
+@pytest.mark.parametrize("frames", [1, 9, 10, 11, 27])
+def test_every_audio_frame_gets_motion(generator, audio, frames):
+    windows = list(generator.sample(audio[:frames], REFERENCE, nfe=2))
+    assert [len(window) for window in windows] == [10] * (frames // 10) + [frames % 10] * (frames % 10 > 0)
+    assert all(window.shape[1] == 32 and window.dtype == torch.float32 for window in windows)
+
+
+def test_no_audio_no_motion(generator):
+    assert list(generator.sample(iter([]), REFERENCE)) == []
+
+
+def test_seed_decides(generator, audio):
+    once = motion(generator, audio, seed=3)
+    assert torch.equal(once, motion(generator, audio, seed=3))
+    assert not torch.allclose(once, motion(generator, audio, seed=4))
+
+
+def test_portions_of_audio_do_not_matter(generator, audio):
+    whole = motion(generator, audio)
+    for size in (1, 4, 13):
+        assert torch.equal(motion(generator, iter(audio.split(size))), whole)
+
+
+def test_windows_come_as_soon_as_their_audio_is_there(generator, audio):
+    taken = []
+
+    def microphone():
+        for frame in audio:
+            taken.append(frame)
+            yield frame[None]
+
+    next(generator.sample(microphone(), REFERENCE, nfe=1))
+    assert len(taken) == 10
+
+
+def test_future_audio_does_not_change_made_windows(generator, audio):
+    torch.testing.assert_close(motion(generator, audio)[:20], motion(generator, audio[:20]))
+
+
+def test_memory_does_not_grow(generator):
+    state = generator.begin()
+    sizes = set()
+    for k in range(4):
+        _, state = generator.step(state, generator.project(track(7, 6, k)[None]), REFERENCE[None],
+                                  window_noise(0, k, (1, 10, 32)), times=flow.time_grid(1))
+        sizes.add((state.motion.shape, len(state.conditions)))
+    assert sizes == {((1, 4, 32), 4)}
+
+
+def test_each_window_sees_the_end_of_the_one_before(generator, audio):
+    made = motion(generator, audio)
+    state = generator.begin()
+    for k, features in enumerate(audio.split(10)):
+        before = made[: k * 10][-4:]
+        assert torch.equal(state.motion[0, 4 - len(before):], before)
+        out, state = generator.step(state, generator.project(features[None]), REFERENCE[None],
+                                    window_noise(0, k, (1, 10, 32)), times=flow.time_grid(3))
+        assert torch.equal(out, made[k * 10: k * 10 + 10])
+    unaware = generator.step(generator.begin(), generator.project(audio[None, 10:20]), REFERENCE[None],
+                             window_noise(0, 1, (1, 10, 32)), times=flow.time_grid(3))[0]
+    assert not torch.allclose(unaware, made[10:20])
+
+
+def test_hop_shorter_than_the_window_answers_sooner(generator, audio):
+    windows = list(generator.sample(audio, REFERENCE, nfe=2, hop=3))
+    assert [len(window) for window in windows] == [3] * 9
+    with pytest.raises(ValueError, match="hop"):
+        generator.sample(audio, REFERENCE, hop=11)
+
+
+def test_look_ahead_may_be_left_to_the_next_step(generator, audio):
+    conditions = generator.project(audio[None, :8])
+    noise = window_noise(0, 0, (1, 10, 32))
+    kept, state = generator.step(generator.begin(), conditions, REFERENCE[None], noise, times=flow.time_grid(2), keep=3)
+    whole, _ = generator.step(generator.begin(), conditions, REFERENCE[None], noise, times=flow.time_grid(2))
+    assert torch.equal(kept, whole[:3]) and torch.equal(state.motion[0, 1:], kept)
+
+
+@pytest.mark.parametrize("options, evaluations", [({"nfe": 5}, 5), ({"nfe": 5, "published_schedule": True}, 4),
+                                                  ({"nfe": 5, "guidance_scale": 1}, 5)])
+def test_nfe_evaluations_per_window_whatever_the_guidance(generator, audio, monkeypatch, options, evaluations):
+    batches = []
+    forward = Generator.forward
+    monkeypatch.setattr(Generator, "forward", lambda self, x, *rest: batches.append(len(x)) or forward(self, x, *rest))
+    motion(generator, audio[:10], **options)
+    assert batches == [1 if options.get("guidance_scale") == 1 else 2] * evaluations
+
+
+def test_guidance_weighs_the_audio(generator, audio):
+    # with one step the result is linear in the velocity, so guided motion lies on the line through two others
+    off, on, twice = (motion(generator, audio[:10], nfe=1, guidance_scale=s) for s in (0, 1, 2))
+    torch.testing.assert_close(twice - on, on - off, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(on, off)
+    silent = filled(TINY)
+    silent.projections["audio"][0].weight.zero_()
+    torch.testing.assert_close(*(motion(silent, x, guidance_scale=1) for x in (audio[:10], audio[:10] * 9)))
+
+
+# ---------------------------------------------------------------------------------------------------------- controls
+
+
+def test_controls_change_the_motion_and_hold_their_last_value(generator, audio):
+    pose = track(27, 3, 5)
+    free, led = motion(generator, audio), motion(generator, audio, pose=pose)
+    assert not torch.allclose(free, led)
+    held = torch.cat([pose[:12], pose[11:12].expand(15, 3)])
+    assert torch.equal(motion(generator, audio, pose=pose[:12]), motion(generator, audio, pose=held))
+    zeros = torch.cat([pose[:12], torch.zeros(15, 3)])
+    torch.testing.assert_close(motion(generator, audio, pose=pose[:12], hold_controls=False),
+                               motion(generator, audio, pose=zeros, hold_controls=False))
+    longer = torch.cat([pose, torch.ones(50, 3)])
+    assert torch.equal(motion(generator, audio, pose=longer), led)
+    ahead, at_all_times = (motion(generator, audio, gaze=torch.zeros(frames, 2)) for frames in (1, 27))
+    assert torch.equal(ahead, at_all_times)
+
+
+def test_absent_is_not_the_same_as_zero(generator, audio):
+    assert not torch.allclose(motion(generator, audio), motion(generator, audio, gaze=torch.zeros(27, 2)))
+
+
+@pytest.mark.parametrize("control", [{"pose": torch.zeros(5, 2)}, {"gaze": torch.zeros(2)}, {"cam": torch.zeros(0, 3)}])
+def test_controls_of_another_shape_are_refused_at_once(generator, audio, control):
+    with pytest.raises(ValueError, match=f"{next(iter(control))} has shape.*give \\(frames, "):
+        generator.sample(audio, REFERENCE, **control)
+
+
+# ----------------------------------------------------------------------------------------------------------- network
+
+
+def test_projection_and_dropping(generator, audio):
+    conditions = generator.project(audio[None].expand(2, -1, -1), pose=track(27, 3, 2)[None].expand(2, -1, -1))
+    assert len(conditions) == 27 and conditions.gaze.abs().sum() == 0 and conditions.pose.abs().sum() > 0
+    torch.testing.assert_close(conditions.sum(), sum(getattr(conditions, name) for name in CONDITIONS))
+    part = torch.ones(2, 27)
+    part[1, 4:] = 0
+    dropped = conditions.keep(audio=torch.tensor([0.0, 1.0]), pose=part)
+    assert dropped.audio[0].abs().sum() == 0 and torch.equal(dropped.audio[1], conditions.audio[1])
+    assert torch.equal(dropped.pose[0], conditions.pose[0]) and dropped.pose[1, 4:].abs().sum() == 0
+    assert torch.equal(dropped.pose[1, :4], conditions.pose[1, :4])
+    with pytest.raises(ValueError, match="smell"):
+        conditions.keep(smell=part)
+
+
+def test_positions_are_relative(generator):
+    """Attention of tokens depends on the distance between their positions only."""
+    attention = generator.blocks[0].attention
+    query, key = torch.randn(1, 1, 1, 16), torch.randn(1, 1, 1, 16)
+    scores = attention.rotate(query.expand(1, 1, 14, 16)) @ attention.rotate(key.expand(1, 1, 14, 16)).transpose(-1, -2)
+    for offset in (-3, 0, 5):
+        diagonal = scores[0, 0].diagonal(offset)
+        torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal), atol=1e-4, rtol=1e-4)
+
+
+def test_untrained_network_is_the_zero_field_but_learns():
+    generator = Generator(TINY)
+    x, t, context = torch.randn(3, 10, 32), torch.rand(3), torch.randn(3, 4, 32)
+    conditions = generator.project(torch.randn(3, 14, 6), gaze=torch.randn(3, 14, 2))
+    velocity = generator.velocity(x, t, conditions, torch.randn(3, 32), context)
+    assert velocity.shape == (3, 10, 32)
+    velocity.square().sum().backward()
+    assert generator.out.weight.grad.abs().sum() > 0 and generator.blocks[0].modulation.linear.weight.grad is not None
+
+
+def test_training_fits_a_simple_relation():
+    """Motion that is a linear function of the audio is learnt in a few steps, and sampling then follows the audio."""
+    torch.manual_seed(0)
+    generator = Generator(GeneratorConfig(audio_dim=2, condition_dim=16, width=32, depth=2, heads=2, mlp_ratio=2,
+                                          time_dim=16, window=10, context=4, modulation_rank=16))
+    mixing = torch.randn(2, 32)
+    optimiser = torch.optim.Adam(generator.parameters(), 3e-3)
+    for _ in range(200):
+        audio = torch.randn(32, 14, 2)
+        data = audio @ mixing
+        x_0, t = torch.randn(32, 10, 32), torch.rand(32)
+        x_t = flow.interpolate(x_0, data[:, 4:], t)
+        v = generator.velocity(x_t, t, generator.project(audio), torch.zeros(32, 32), data[:, :4])
+        loss = (v - flow.target_velocity(x_0, data[:, 4:])).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    audio = torch.randn(30, 2)
+    made = torch.cat(list(generator.sample(audio, torch.zeros(32), guidance_scale=1)))
+    assert np.corrcoef(made.flatten(), (audio @ mixing).flatten())[0, 1] > 0.9
+
+
+def test_numbers_stay(generator, audio):
+    """What this network computed when its parity with the published one was established."""
+    made = motion(generator, audio, pose=track(27, 3, 5), guidance_scale=2.0, nfe=4)
+    torch.testing.assert_close(made[::9, ::8], torch.tensor(FROZEN), atol=2e-4, rtol=2e-4)
+
+
+FROZEN = [[1.571161, -1.987516, -3.026623, -0.526909], [1.614684, 0.060283, -2.050962, 1.509319],
+          [-1.406774, 0.822816, 2.031815, 0.897671]]
+
+
+@pytest.mark.parametrize("config, millions", [(GeneratorConfig(), 38.8), (GeneratorConfig.mini(), 1.8)])
+def test_sizes(config, millions):
+    with torch.device("meta"):
+        count = sum(p.numel() for p in Generator(config).parameters())
+    assert count / 1e6 == pytest.approx(millions, abs=0.05)
+
+
+def test_regroup():
+    portions = list(regroup(iter([torch.arange(3)[:, None], torch.arange(3, 10)[:, None], torch.zeros(0, 1)]), 4))
+    assert [len(portion) for portion in portions] == [4, 4, 2] and torch.cat(portions)[:, 0].tolist() == list(range(10))

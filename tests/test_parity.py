@@ -1,0 +1,162 @@
+"""The published networks, number for number, against golden outputs and weights that are made from tensor names.
+
+Those live outside this repository, in ../shared/parity (or $IMTALKER_PARITY); without them this file is skipped.
+"""
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from imtalker.errors import InputError
+from imtalker.published import convert, read_checkpoint
+from imtalker.weights import load_model
+
+PARITY = Path(os.environ.get("IMTALKER_PARITY") or Path(__file__).parents[2] / "shared" / "parity")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (PARITY / "SPEC.md").exists(), reason=f"no golden outputs and weights at {PARITY}"),
+    pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="transformers is not installed"),
+]
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    """Both checkpoints and the wav2vec2 folder in the published layout (1.4 GB, removed afterwards)."""
+    folder = tmp_path_factory.mktemp("published")
+    subprocess.run([sys.executable, str(PARITY / "reference_weights.py"), str(folder)], check=True)
+    yield folder
+    for file in folder.rglob("*.*"):
+        file.unlink()
+
+
+@pytest.fixture(scope="module")
+def base(checkpoints, tmp_path_factory):
+    folder = convert(checkpoints / "renderer.ckpt", checkpoints / "generator.ckpt", checkpoints / "wav2vec2-base-960h",
+                     tmp_path_factory.mktemp("base"))
+    yield load_model(folder)
+    for file in folder.iterdir():
+        file.unlink()
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    spec = importlib.util.spec_from_file_location("parity_inputs", PARITY / "inputs.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def golden(name):
+    return np.load(PARITY / f"golden_{name}.npz")
+
+
+def compare(ours, expected, tolerance, name):
+    """Relative distance; a map wider than 16 is kept in the golden file as every s-th row and column from s // 2 on."""
+    ours, expected = ours.double().numpy(), expected.astype(np.float64)
+    if ours.shape != expected.shape:
+        s = ours.shape[-1] // expected.shape[-1]
+        ours = ours[..., s // 2:: s, s // 2:: s]
+    assert ours.shape == expected.shape, name
+    distance = np.linalg.norm(ours - expected) / np.linalg.norm(expected)
+    print(f"{name:24s} {distance:.1e}")
+    assert distance < tolerance, f"{name} is {distance:.1e} away"
+
+
+def test_parameter_counts(base):
+    count = lambda module: round(sum(p.numel() for p in module.parameters()) / 1e6, 1)
+    # the renderer without what takes no part in any output: an equalised convolution, noise weights
+    assert (count(base.renderer), count(base.generator), count(base.audio_encoder)) == (121.8, 38.8, 94.4)
+
+
+@torch.inference_mode()
+def test_velocity(base, inputs):
+    def tracks(seed, frames):
+        return torch.from_numpy(np.stack([inputs.track(1 + seed + b, frames, 32) for b in (0, 1)]))
+
+    condition = sum(torch.cat([tracks(context, 10), tracks(window, 50)], 1)
+                    for window, context in ((2, 4), (6, 7), (8, 9), (10, 11)))
+    x = torch.cat([tracks(3, 10), tracks(1, 50)], 1)
+    velocity = base.generator(x, torch.tensor([0.3, 0.8]), condition, tracks(5, 1)[:, 0])
+    compare(velocity, golden("generator")["velocity"], 1e-5, "velocity")
+
+
+@pytest.mark.parametrize("case, name, seconds, scale, nfe, control_frames", [
+    (1, "plain", 1.3, 1, 10, 0), (2, "guided", 2, 2, 10, 0), (3, "long", 5.16, 3, 5, 0),
+    (4, "controlled", 3, 2, 10, 75), (5, "short_controls", 3, 2, 10, 40)])
+@torch.inference_mode()
+def test_audio_to_motion(base, inputs, case, name, seconds, scale, nfe, control_frames):
+    def track(seed, frames, dim):
+        return torch.from_numpy(inputs.track(seed, frames, dim))
+
+    features = base.audio_encoder(torch.from_numpy(inputs.waveform(case, seconds)))
+    compare(features[None, ::5], golden("generator")[f"{name}_audio"], 1e-5, f"{name}_audio")
+    controls = {kind: track(case + offset, control_frames, dim)
+                for kind, offset, dim in (("gaze", 100, 2), ("pose", 200, 3), ("cam", 300, 3)) if control_frames}
+
+    def noise(window):
+        rng = np.random.default_rng([17, case, window])
+        return torch.from_numpy(rng.standard_normal((1, 50, 32)).astype(np.float32))
+
+    motion = torch.cat(list(base.generator.sample(
+        features, track(case, 1, 32), **controls, nfe=nfe, guidance_scale=scale, noise=noise, hold_controls=False,
+        published_schedule=True)))
+    compare(motion[None], golden("generator")[f"{name}_motion"], 1e-5, f"{name}_motion")
+
+
+@torch.inference_mode()
+def test_renderer(base, inputs):
+    expected, renderer = golden("renderer"), base.renderer
+    seen = {}
+    for name, module in [("appearance", renderer.appearance_encoder), ("maps", renderer.motion_decoder),
+                         ("aligned", renderer.transfer),
+                         *((f"synthesis_{i}", module) for i, module in enumerate(renderer.synthesis.attention))]:
+        module.register_forward_hook(lambda module, inputs, output, name=name: seen.update({name: output}))
+    source, *driving = (torch.from_numpy(inputs.picture(seed))[None] for seed in (1, 2, 3))
+    features = renderer.encode_source(source)
+    driving_motion = torch.cat([renderer.encode_motion(picture) for picture in driving])
+    frames = renderer.render(features, driving_motion)
+    seen["synthesis_4"] = F.leaky_relu(seen["synthesis_4"], 0.2)  # the golden one was taken after the next layer
+
+    def check(name, ours, tolerance=1e-5):
+        compare(ours, expected[name], tolerance, name)
+
+    check("identity", features.identity)
+    check("source_motion", features.motion)
+    check("driving_motion", driving_motion)
+    check("source_adapted", renderer.adapter(features.motion, features.identity))
+    check("driving_adapted", renderer.adapter(driving_motion, features.identity))
+    for i, x in enumerate(seen["appearance"][0]):
+        check(f"appearance_{i}", x)
+    for i, x in enumerate(seen["maps"]):
+        check(f"driving_map_{i}", x)
+    for i, x in enumerate(seen["aligned"]):
+        check(f"aligned_{i}", x, 1e-5 if i < 4 else 1e-2)
+    for i in range(5):
+        check(f"synthesis_{i}", seen[f"synthesis_{i}"], 5e-5)
+    check("frames", frames, 2e-4)
+
+
+def test_foreign_and_incomplete_checkpoints_are_named(checkpoints, tmp_path):
+    wav2vec = checkpoints / "wav2vec2-base-960h"
+    good = checkpoints / "renderer.ckpt"
+    with pytest.raises(InputError, match="generator.ckpt.*gen"):
+        convert(checkpoints / "generator.ckpt", good, wav2vec, tmp_path)
+    with pytest.raises(InputError, match="absent.ckpt.*does not exist"):
+        convert(tmp_path / "absent.ckpt", good, wav2vec, tmp_path)
+    (tmp_path / "broken.ckpt").write_bytes(good.read_bytes()[:1000])
+    with pytest.raises(InputError, match="broken.ckpt"):
+        convert(tmp_path / "broken.ckpt", good, wav2vec, tmp_path)
+    state = {f"gen.{name}": x for name, x in read_checkpoint(good, "gen.").items() if name.startswith("adapt")}
+    state["gen.adapt.surprise.weight"] = torch.zeros(2)
+    torch.save({"state_dict": state}, tmp_path / "part.ckpt")
+    with pytest.raises(InputError, match="part.ckpt.*missing: .*left over: adapt.surprise.weight"):
+        convert(tmp_path / "part.ckpt", good, wav2vec, tmp_path)
+    assert not list(tmp_path.glob("*.safetensors"))
+

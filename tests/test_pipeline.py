@@ -1,0 +1,209 @@
+"""The Python interface, with a tiny model of random weights: what a user relies on, whatever the weights."""
+
+import dataclasses
+import resource
+import subprocess
+import sys
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from conftest import pixels, tone, write_wav
+
+import imtalker
+from imtalker import Clip, IMTalker, InputError
+from imtalker.media import VideoReader, load_audio
+from imtalker.pipeline import choose_device, choose_precision, retime, retimed_count
+
+
+@pytest.fixture(scope="module")
+def talker(tiny_model):
+    return IMTalker.from_pretrained(tiny_model, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def source(talker):
+    return talker.encode_source(pixels(), crop=False)
+
+
+def frames_of(clip) -> np.ndarray:
+    return np.stack(list(clip))
+
+
+def test_the_package_is_light_until_it_is_used():
+    code = "import sys, imtalker, imtalker.cli; sys.exit('torch' in sys.modules or 'av' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    assert imtalker.Clip is Clip and issubclass(InputError, ValueError) and set(imtalker.__all__) <= set(dir(imtalker))
+
+
+def test_a_source_is_frozen(source):
+    assert source.size == (64, 64) and source.picture.shape == (64, 64, 3) and source.crop.side == 80
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        source.features = None
+
+
+def test_animate_makes_a_frame_for_every_begun_25th_of_a_second(talker, source, speech):
+    clip = talker.animate(source, speech)
+    assert len(clip) == 33 and clip.fps == 25 and clip.size == (64, 64) and clip.audio == speech
+    frames = frames_of(clip)
+    assert frames.shape == (33, 64, 64, 3) and frames.dtype == np.uint8
+    assert clip.motion.shape == (33, 32) and clip.motion.dtype == np.float32
+    assert len(talker.animate(source, (tone(0.01), 16_000))) == 1
+
+
+def test_same_seed_same_frames_other_seed_other_frames(talker, source, speech):
+    clip = talker.animate(source, speech, seed=3)
+    first = frames_of(clip)
+    assert np.array_equal(first, frames_of(clip))
+    assert np.array_equal(first, frames_of(talker.animate(source, speech, seed=3)))
+    assert not np.array_equal(clip.motion, talker.animate(source, speech, seed=4).motion)
+
+
+def test_sound_steps_and_guidance_matter(talker, source, speech):
+    plain = talker.animate(source, speech).motion
+    silent = talker.animate(source, (np.zeros(20_800, np.float32), 16_000)).motion
+    assert plain.shape == silent.shape and not np.allclose(plain, silent)
+    assert not np.allclose(plain, talker.animate(source, speech, nfe=5).motion)
+    assert not np.allclose(plain, talker.animate(source, speech, guidance_scale=1).motion)
+
+
+def test_sound_in_portions_is_sound_as_a_whole(talker, source):
+    """Features are made while the sound is read; the motion must not know."""
+    samples = tone(6.3)
+    features = talker.audio_encoder(torch.from_numpy(samples))
+    whole = torch.cat(list(talker.generator.sample(features, source.features.motion, nfe=2, seed=1)))
+    assert np.allclose(talker.animate(source, (samples, 16_000), seed=1, nfe=2).motion, whole.numpy(), atol=1e-4)
+
+
+def test_frames_are_made_while_they_are_asked_for(talker, source):
+    made = []
+    original = talker.renderer.render
+    talker.renderer.render = lambda *given: made.append(1) or original(*given)
+    try:
+        clip = talker.animate(source, (tone(8), 16_000))
+        assert not made
+        frames = iter(clip)
+        next(frames)
+        assert len(made) == 1
+        frames.close()
+    finally:
+        del talker.renderer.render
+
+
+def test_controls_from_arrays_and_files(talker, source, speech, tmp_path):
+    pose = np.linspace(0, 0.5, 99, dtype=np.float32).reshape(33, 3)
+    np.save(tmp_path / "pose.npy", pose)
+    np.savez(tmp_path / "pose.npz", pose=pose, gaze=pose[:, :2])
+    (tmp_path / "pose.csv").write_text("down,left,roll\n" + "\n".join(",".join(map(str, row)) for row in pose.tolist()))
+    plain, driven = talker.animate(source, speech).motion, talker.animate(source, speech, pose=pose).motion
+    assert not np.allclose(plain, driven)
+    for suffix in ("npy", "npz", "csv"):
+        assert np.allclose(driven, talker.animate(source, speech, pose=tmp_path / f"pose.{suffix}").motion, atol=1e-5)
+    # one row holds, a short control holds its last row
+    held = talker.animate(source, speech, gaze=[0.1, 0.2]).motion
+    assert np.array_equal(held, talker.animate(source, speech, gaze=np.tile(np.float32([0.1, 0.2]), (7, 1))).motion)
+    assert not np.allclose(held, plain)
+
+
+@pytest.mark.parametrize(
+    "control, words",
+    [
+        ({"pose": np.zeros((5, 2))}, "(5, 2)"),
+        ({"gaze": np.zeros((0, 2))}, "at least one"),
+        ({"gaze": [[0.0, np.nan]]}, "row 0"),
+        ({"pose": [[0.0, 30.0, 0.0]]}, "radians"),
+        ({"cam": "missing.npy"}, "missing.npy"),
+        ({"cam": [["a", "b", "c"]]}, "numbers"),
+    ],
+)
+def test_wrong_controls_are_refused_in_one_line(talker, source, speech, control, words):
+    with pytest.raises(InputError) as caught:
+        talker.animate(source, speech, **control)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_damaged_control_files_are_refused(talker, source, speech, tmp_path):
+    for name, content in (
+        ("a.npy", b"nonsense"),
+        ("a.npz", b"PK\3\4"),
+        ("a.csv", b"1,2\n3,x\n"),
+        ("b.csv", b"1,2\n3\n"),
+        ("a.txt", b"1 2 3"),
+        ("c.csv", b""),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError) as caught:
+            talker.animate(source, speech, gaze=tmp_path / name)
+        assert name in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", [{"nfe": 0}, {"guidance_scale": float("nan")}, {"fps": 0}, {"fps": 1000}])
+def test_wrong_options_are_refused(talker, source, speech, wrong):
+    with pytest.raises(InputError):
+        talker.animate(source, speech, **wrong)
+
+
+def test_reenact_copies_motion_and_keeps_the_sound(talker, source, driving):
+    clip = talker.reenact(source, driving, crop=False)
+    assert len(clip) == 25 and clip.audio == driving and clip.motion.shape == (25, 32)
+    relative = talker.reenact(source, driving, crop=False, relative=True).motion
+    own = source.features.motion.numpy()[0]
+    assert np.allclose(relative, clip.motion - clip.motion[0] + own, atol=1e-5)
+
+
+def test_a_saved_clip_has_sound_and_picture_of_one_length(talker, source, speech, driving, tmp_path):
+    for clip in (talker.animate(source, speech), talker.reenact(source, driving, crop=False)):
+        seen = []
+        assert clip.save(tmp_path / "out.mp4", progress=seen.append) == len(clip) and seen[-1] == len(clip)
+        video = VideoReader(tmp_path / "out.mp4")
+        assert video.size == (64, 64) and sum(1 for _ in video) == len(clip)
+        assert abs(len(load_audio(tmp_path / "out.mp4")) / 640 - len(clip)) <= 1
+
+
+@pytest.mark.parametrize("fps, frames", [(50, 66), (30, 40), (12.5, 17), (Fraction(24000, 1001), 32)])
+def test_other_rates_keep_the_time(talker, source, speech, tmp_path, fps, frames):
+    clip = talker.animate(source, speech, fps=fps)
+    assert len(clip) == frames == sum(1 for _ in clip) and len(clip.motion) == 33
+    clip.save(tmp_path / "out.mp4")
+    assert abs(float(VideoReader(tmp_path / "out.mp4").duration) - frames / float(fps)) < 0.01
+
+
+def test_retimed_motion_is_where_it_was():
+    line = torch.arange(100.0)[:, None].expand(-1, 32)
+    for fps in (Fraction(50), Fraction(30), Fraction(25), Fraction(10), Fraction(30000, 1001)):
+        for sizes in ([100], [1] * 100, [50, 50], [7, 60, 33]):
+            motion = torch.cat(list(retime(line.split(sizes), fps)))
+            places = np.minimum(np.arange(retimed_count(100, fps)) * 25 / float(fps), 99)
+            assert motion.shape == (len(places), 32) and np.allclose(motion[:, 0], places, atol=1e-4)
+    assert list(retime([], Fraction(30))) == []
+
+
+def test_devices_and_precisions():
+    assert choose_device("cpu").type == "cpu" and choose_device("auto").type in ("cpu", "cuda", "mps")
+    assert choose_precision("auto", torch.device("cpu")) == "float32"
+    for wrong in ("gpu", "cuda:99", "meta", "cpu:3"):
+        with pytest.raises(InputError):
+            choose_device(wrong)
+    with pytest.raises(InputError):
+        choose_precision("float16", torch.device("cpu"))
+
+
+def test_bfloat16_is_close_to_float32(tiny_model, talker, source, speech):
+    other = IMTalker.from_pretrained(tiny_model, device="cpu", precision="bfloat16")
+    again = other.encode_source(pixels(), crop=False)
+    exact, rough = (next(iter(t.animate(s, speech))).astype(int) for t, s in ((talker, source), (other, again)))
+    assert np.abs(exact - rough).mean() < 8
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_length(talker, source, tmp_path):
+    """Ninety seconds after nine: less than 25 MB more; the frames alone would be 28, as float32 110."""
+    short, long = (write_wav(tmp_path / f"{seconds}.wav", tone(seconds)) for seconds in (9, 90))
+
+    def peak(speech) -> int:
+        talker.animate(source, speech).save(tmp_path / "out.mp4")
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+    before = peak(short)
+    assert peak(long) - before < 25

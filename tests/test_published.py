@@ -1,0 +1,147 @@
+import argparse
+import sys
+import types
+
+import pytest
+import torch
+
+from imtalker import published
+from imtalker.errors import InputError
+from imtalker.models.generator import Generator, GeneratorConfig
+from imtalker.models.renderer import Renderer, RendererConfig
+from imtalker.weights import stored_tensors
+
+
+@pytest.mark.parametrize("names, module", [
+    (published.published_renderer_names, Renderer), (published.published_generator_names, Generator)])
+def test_every_tensor_has_exactly_one_published_name(names, module):
+    config = RendererConfig() if module is Renderer else GeneratorConfig()
+    with torch.device("meta"):
+        wanted = set(stored_tensors(module(config)))
+    listed = list(names(config).values())
+    ours = set(listed)
+    assert len(listed) == len(ours)
+    for name in wanted:
+        parent = name.rpartition(".")[0]
+        assert (name in ours) + (parent in ours) == 1, name
+    for name in ours:
+        assert name in wanted or any(other.startswith(name + ".") for other in wanted), name
+
+
+def test_renaming_is_strict_and_drops_what_is_derived():
+    module = torch.nn.ModuleDict({"ours": torch.nn.Linear(3, 2)})
+    given = {"theirs.weight": torch.ones(1, 2, 3), "theirs.bias": torch.ones(1, 2, 1, 1),
+             "blur.kernel": torch.ones(4, 4), "x.num_batches_tracked": torch.tensor(9)}
+    renamed = published.renamed(given, {"theirs": "ours"}, module, "x.ckpt")
+    assert {name: tuple(x.shape) for name, x in renamed.items()} == {"ours.weight": (2, 3), "ours.bias": (2,)}
+    with pytest.raises(InputError, match="x.ckpt.*missing: ours.bias.*left over: stranger"):
+        published.renamed({"theirs.weight": torch.ones(2, 3), "stranger": torch.ones(1)}, {"theirs": "ours"}, module,
+                          "x.ckpt")
+    with pytest.raises(InputError, match=r"another shape: ours.weight \(3, 2\) instead of \(2, 3\)"):
+        published.renamed(given | {"theirs.weight": torch.ones(3, 2)}, {"theirs": "ours"}, module, "x.ckpt")
+
+
+@pytest.mark.parametrize("names", [("weight_g", "weight_v"),
+                                   ("parametrizations.weight.original0", "parametrizations.weight.original1")])
+def test_weight_norm_is_folded(names):
+    layer = torch.nn.utils.parametrizations.weight_norm(torch.nn.Conv1d(4, 6, 3), dim=2)
+    layer.parametrizations.weight.original0.data.mul_(1.7)
+    g, v = layer.parametrizations.weight.original0.data, layer.parametrizations.weight.original1.data
+    folded = published.folded_weight_norm({f"conv.{names[0]}": g, f"conv.{names[1]}": v, "conv.bias": layer.bias.data})
+    assert folded.keys() == {"conv.weight", "conv.bias"}
+    torch.testing.assert_close(folded["conv.weight"], layer.weight.data)
+
+
+def test_moving_averages_are_preferred(tmp_path):
+    torch.save({"state_dict": {"model.a.weight": torch.zeros(2), "model.a.running_mean": torch.ones(2),
+                               "disc.b": torch.ones(1)},
+                "ema_state_dict": {"a.weight": torch.full((2,), 5.0)},
+                "hyper_parameters": {"opt": argparse.Namespace(lr=1e-4)}}, tmp_path / "x.ckpt")
+    tensors = published.read_checkpoint(tmp_path / "x.ckpt", "model.")
+    assert {name: x.tolist() for name, x in tensors.items()} == {"a.weight": [5, 5], "a.running_mean": [1, 1]}
+
+
+class Sly:
+    def __reduce__(self):
+        return print, ("code from a checkpoint ran",)
+
+
+def test_files_that_are_no_checkpoint_are_refused(tmp_path, capsys):
+    file = tmp_path / "x.ckpt"
+    with pytest.raises(InputError, match="x.ckpt.*does not exist"):
+        published.read_checkpoint(file)
+    file.write_bytes(b"hello")
+    with pytest.raises(InputError, match="x.ckpt.*cannot be read"):
+        published.read_checkpoint(file)
+    torch.save({"state_dict": {"disc.a": torch.ones(1)}}, file)
+    with pytest.raises(InputError, match="x.ckpt.*gen"):
+        published.read_checkpoint(file, "gen.")
+    torch.save([1, 2], file)
+    with pytest.raises(InputError, match="x.ckpt.*list"):
+        published.read_checkpoint(file)
+    torch.save({"state_dict": Sly()}, file)
+    with pytest.raises(InputError, match="x.ckpt.*cannot be read"):
+        published.read_checkpoint(file)
+    assert "ran" not in capsys.readouterr().out
+
+
+def test_wav2vec_of_another_kind_is_refused(tmp_path):
+    file = tmp_path / "config.json"
+    with pytest.raises(InputError, match="config.json.*wav2vec2-base-960h"):
+        published.wav2vec_config(file)
+    file.write_text('{"do_stable_layer_norm": true}')
+    with pytest.raises(InputError, match="do_stable_layer_norm=True"):
+        published.wav2vec_config(file)
+    file.write_text('{"hidden_size": 768, "vocab_size": 32}')
+    assert published.wav2vec_config(file).hidden_size == 768
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A hub that holds in its cache, or on the net, what the test puts there."""
+    monkeypatch.setenv("IMTALKER_CACHE", str(tmp_path / "cache"))
+    cached, online = set(), set()
+
+    class NotInCache(Exception):
+        pass
+
+    def download(repository, file, local_files_only=False):
+        assert repository == "cbsjtu01/IMTalker"
+        if file in cached:
+            return f"/hub/{file}"
+        if local_files_only:
+            raise NotInCache
+        if file not in online:
+            raise ConnectionError("no route to host\nand more")
+        return f"/net/{file}"
+
+    errors = types.ModuleType("huggingface_hub.errors")
+    errors.LocalEntryNotFoundError = NotInCache
+    library = types.ModuleType("huggingface_hub")
+    library.hf_hub_download, library.errors = download, errors
+    monkeypatch.setitem(sys.modules, "huggingface_hub", library)
+    monkeypatch.setitem(sys.modules, "huggingface_hub.errors", errors)
+    calls = []
+    monkeypatch.setattr(published, "convert", lambda *given: calls.append([str(x) for x in given]) or given[-1])
+    return types.SimpleNamespace(cached=cached, online=online, calls=calls, folder=tmp_path / "cache" / "base")
+
+
+def test_pull_takes_from_cache_and_net(hub):
+    hub.cached.add("renderer.ckpt")
+    hub.online.update(published.HUB_FILES)
+    assert published.pull("base") == hub.folder
+    assert hub.calls == [["/hub/renderer.ckpt", "/net/generator.ckpt", "/net/wav2vec2-base-960h", str(hub.folder)]]
+
+
+def test_pull_without_network_says_what_to_do(hub):
+    with pytest.raises(InputError, match="renderer.ckpt.*no route to host.*models convert") as caught:
+        published.pull()
+    assert "\n" not in str(caught.value) and not hub.calls
+    with pytest.raises(InputError, match="'large'"):
+        published.pull("large")
+
+
+def test_pull_does_nothing_when_the_model_is_here(hub):
+    hub.folder.mkdir(parents=True)
+    (hub.folder / "config.json").write_text("{}")
+    assert published.pull() == hub.folder and not hub.calls

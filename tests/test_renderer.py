@@ -1,0 +1,137 @@
+"""The renderer's networks: shapes, exact forms, cost."""
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from imtalker.models import transfer
+from imtalker.models.layers import ModulatedConv, blur
+from imtalker.models.renderer import MINI_RENDERER, Renderer, RendererConfig
+from imtalker.models.transfer import CrossAttention, MotionTransfer
+
+TINY = RendererConfig(
+    size=64, stem=4, widths=(16, 16, 8, 8), encoder_residuals=1, identity_dim=16, motion_stem=4,
+    motion_widths=(8, 16), adapter_hidden=16, const_channels=4, map_convs=2, attention_levels=2, heads=2,
+    synthesis_residuals=((0, 1), (1, 1), (0, 0)), synthesis_attention=("global", "window", "window"))
+
+
+def tiny(**changes) -> Renderer:
+    torch.manual_seed(0)
+    return Renderer(replace(TINY, **changes)).eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("ours", [{}, {"fine": "sample"}, {"fine": "sample", "copy": True, "hints": True}])
+def test_one_source_many_frames(ours):
+    renderer, picture, driving = tiny(**ours), torch.rand(1, 3, 64, 64), torch.rand(3, 3, 64, 64)
+    source = renderer.encode_source(picture)
+    motion = renderer.encode_motion(driving)
+    frames = renderer.render(source, motion)
+    assert frames.shape == (3, 3, 64, 64) and motion.shape == (3, 32)
+    assert 0 <= frames.min() and frames.max() <= 1
+    one_by_one = torch.cat([renderer.render(source, m[None]) for m in motion])
+    torch.testing.assert_close(frames, one_by_one, rtol=0, atol=1e-5)
+
+
+def test_config_survives_json():
+    assert RendererConfig(**json.loads(json.dumps(asdict(MINI_RENDERER)))) == MINI_RENDERER
+
+
+def test_modulated_convolution_equals_modulated_weights():
+    torch.manual_seed(1)
+    x, style = torch.randn(2, 6, 5, 5), torch.randn(2, 4)
+    for up in (False, True):
+        conv = ModulatedConv(6, 8, 4, up)
+        for i in range(2):
+            scale = conv.modulation(style[i:i + 1])
+            weight = conv.weight / (9 * 6) ** 0.5 * scale[0, None, :, None, None]
+            weight = weight * torch.rsqrt(weight.square().sum((1, 2, 3), keepdim=True) + 1e-8)
+            want = (blur(F.conv_transpose2d(x[i:i + 1], weight.transpose(0, 1), stride=2), 1, 4) if up
+                    else F.conv2d(x[i:i + 1], weight, padding=1))
+            want = F.leaky_relu(want + conv.bias.view(1, -1, 1, 1), 0.2) * 2 ** 0.5
+            torch.testing.assert_close(conv(x, style)[i:i + 1], want, rtol=1e-4, atol=1e-5)
+
+
+def test_mean_fetches_the_most_attended_cell():
+    torch.manual_seed(2)
+    block = MotionTransfer((8, 8), 2, "mean", hints=False)
+    maps = [torch.randn(2, 8, 4, 4), torch.randn(2, 8, 8, 8)]
+    driving = [torch.randn(2, 8, 4, 4), torch.randn(2, 8, 8, 8)]
+    level = torch.randn(2, 5, 32, 32)
+    source = block.encode_source(maps, [*maps, torch.randn(2, 5, 16, 16), level])
+    fetched = block(driving, source)[3]
+    finest = block.levels[1]
+    best = finest.weights(finest.queries(driving[1]), source.keys[1]).mean(1).argmax(-1)
+    for b, cell in ((0, 0), (1, 37)):
+        y, x = divmod(cell, 8)
+        from_y, from_x = divmod(int(best[b, cell]), 8)
+        got = fetched[b, :, 4 * y:4 * y + 4, 4 * x:4 * x + 4]
+        want = level[b, :, 4 * from_y:4 * from_y + 4, 4 * from_x:4 * from_x + 4]
+        torch.testing.assert_close(got, want.mean((1, 2), keepdim=True).expand_as(want))
+
+
+def test_standing_still_samples_every_pixel_and_moving_moves_them():
+    level, cells = torch.rand(1, 3, 32, 32), torch.arange(8.0)
+    still = torch.stack(torch.meshgrid(cells, cells, indexing="xy"))[None]
+    torch.testing.assert_close(transfer.sample_at(level, still), level)
+    right = transfer.sample_at(level, still - torch.tensor([0.5, 0.0]).view(1, 2, 1, 1))  # looks half a cell to the left
+    torch.testing.assert_close(right[..., 2:], level[..., :-2])
+
+
+def test_place_is_where_attention_looks():
+    torch.manual_seed(2)
+    block = CrossAttention(16, 2)
+    for layer in (block.q_proj, block.k_proj):
+        torch.nn.init.eye_(layer.weight)
+        torch.nn.init.zeros_(layer.bias)
+    source = torch.randn(1, 16, 8, 8) * 6  # every cell unlike every other
+    driving = source.roll((1, 2), (2, 3))
+    keys = block.keys(source)
+    place = block.place(driving, keys, block.match(driving, keys))
+    torch.testing.assert_close(place[0, :, 5, 6], torch.tensor([4.0, 4.0]), atol=0.01, rtol=0)
+    torch.testing.assert_close(place[0, :, 1, 2], torch.tensor([0.0, 0.0]), atol=0.01, rtol=0)
+
+
+def test_trusted_pixels_are_the_sources_own():
+    renderer, picture = tiny(fine="sample", copy=True), torch.rand(1, 3, 64, 64)
+    renderer.synthesis.to_rgb.weight.zero_()
+    renderer.synthesis.to_rgb.bias.copy_(torch.tensor([0.0] * 12 + [100.0] * 4))  # the mask: trust everything
+    source = renderer.encode_source(picture)
+    maps = renderer.motion_maps(source.motion, source.identity)
+    torch.testing.assert_close(renderer.render(source, source.motion), renderer.transfer(maps, source.transfer)[-1])
+
+
+def test_match_in_pieces_is_the_same(monkeypatch):
+    torch.manual_seed(3)
+    block = MotionTransfer((8,), 2, "mean", hints=False).levels[0]
+    driving, keys = torch.randn(2, 8, 8, 8), block.keys(torch.randn(2, 8, 8, 8))
+    whole = block.match(driving, keys)
+    monkeypatch.setattr(transfer, "MAX_WEIGHTS", 1000)
+    assert torch.equal(whole, block.match(driving, keys))
+
+
+def gflop(call) -> float:
+    # The fused attention kernel of the CPU is not counted; the plain one costs the same and is.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        call()
+    return counter.get_total_flops() / 1e9
+
+
+def test_mini_is_cheap():
+    renderer = Renderer(MINI_RENDERER).eval().requires_grad_(False)
+    picture = torch.rand(1, 3, 256, 256)
+    source = renderer.encode_source(picture)
+    assert gflop(lambda: renderer.render(source, source.motion)) < 2.5
+    assert gflop(lambda: renderer.appearance_encoder(picture)) < 2
+    assert gflop(lambda: renderer.encode_motion(picture)) < 2
+
+
+def test_base_costs_what_is_published():
+    with torch.device("meta"):
+        renderer = Renderer(RendererConfig()).eval().requires_grad_(False)
+    assert sum(p.numel() for p in renderer.parameters()) == pytest.approx(124.1e6 - 2.4e6, rel=0.01)

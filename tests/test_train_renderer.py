@@ -1,0 +1,148 @@
+"""Training of the renderer: what the losses want, and that a run can be stopped and taken up again."""
+from __future__ import annotations
+
+from dataclasses import replace
+from io import BytesIO
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from imtalker.errors import InputError
+from imtalker.models.renderer import RendererConfig
+from imtalker.models.transfer import CrossAttention
+from imtalker.train.data import HeadData, degrade, recolour, surface_code
+from imtalker.train.loop import Average
+from imtalker.train.losses import (adapter_loss, correspondence_loss, discriminator_loss, generator_loss,
+                                   perceptual_loss, pixel_loss, region_mask)
+from imtalker.train.perceptual import perceptual_network
+from imtalker.train.renderer import RendererTrainer, RendererTraining, train
+
+CONFIG = RendererConfig(
+    size=64, stem=4, widths=(8, 8, 8), encoder_residuals=0, identity_dim=8, motion_stem=4, motion_widths=(8, 8),
+    adapter_hidden=8, const_channels=4, map_convs=1, attention_levels=2, heads=2, fine="sample",
+    synthesis_residuals=((0, 0),) * 2, synthesis_attention=("none",) * 2)
+OPTIONS = RendererTraining(geometry_steps=2, steps=4, people=2, driving=2, perceptual="none", adversarial=0.1,
+                           adversarial_from=0.5)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Two people, four frames each; nothing in the pictures means anything."""
+    folder, rng = tmp_path_factory.mktemp("heads"), np.random.default_rng(0)
+    for person in range(2):
+        files = []
+        for _ in range(4):
+            out = BytesIO()
+            Image.fromarray(rng.integers(0, 255, (64, 64, 3), np.uint8)).save(out, "JPEG")
+            files.append(out.getvalue())
+        blank = {k: np.zeros((4, n), np.float32) for k, n in (("pose", 3), ("cam", 3), ("gaze", 2), ("blink", 2))}
+        np.savez(folder / f"identity-{person:06d}.npz", jpeg=np.frombuffer(b"".join(files), np.uint8),
+                 offsets=np.cumsum([0, *map(len, files)]), latent=rng.normal(size=(4, 32)).astype(np.float32),
+                 mouth=np.zeros(4, np.float32), landmarks=rng.random((4, 68, 2), np.float32),
+                 surface=rng.integers(-120, 120, (4, 64, 64, 3)).astype(np.int8),
+                 parts=rng.integers(0, 7, (4, 64, 64)).astype(np.uint8), **blank)
+    return folder
+
+
+def test_a_run_can_be_taken_up_again(data, tmp_path):
+    checkpoint = train(data, tmp_path, replace(OPTIONS, steps=3), config=CONFIG, every=1)
+    first = torch.load(checkpoint, weights_only=True)
+    train(data, tmp_path, OPTIONS, config=CONFIG, every=1)
+    second = torch.load(checkpoint, weights_only=True)
+    assert (first["step"], second["step"]) == (3, 4)
+    assert not torch.equal(first["renderer"]["synthesis.to_rgb.weight"], second["renderer"]["synthesis.to_rgb.weight"])
+    assert list(tmp_path.glob("events.*"))
+
+
+def test_geometry_leaves_synthesis_alone_and_pictures_train_all(data):
+    heads, trainer = HeadData(data), RendererTrainer(CONFIG, OPTIONS, "cpu", bfloat16=False)
+    views = heads.sample(np.random.default_rng(0), 2, 3, 64)
+    moved = []
+    for _ in range(4):
+        before = {n: p.detach().clone() for n, p in trainer.renderer.named_parameters()}
+        losses = trainer.update(views)
+        moved.append({n.split(".")[0] for n, p in trainer.renderer.named_parameters() if not torch.equal(before[n], p)})
+        assert all(torch.isfinite(v) for v in losses.values())
+    assert "synthesis" not in moved[0] and "motion_decoder" in moved[0]
+    assert moved[2] >= {"appearance_encoder", "motion_encoder", "adapter", "motion_decoder", "transfer", "synthesis"}
+    assert "critic" in losses
+
+
+def test_no_data_says_how_to_make_it(tmp_path):
+    with pytest.raises(InputError, match="imtalker synth"):
+        HeadData(tmp_path)
+
+
+def test_correspondence_wants_the_true_cell():
+    torch.manual_seed(0)
+    block = CrossAttention(16, 2)
+    for layer in (block.q_proj, block.k_proj):
+        torch.nn.init.eye_(layer.weight)
+        torch.nn.init.zeros_(layer.bias)
+    code = surface_code(torch.randint(-120, 120, (1, 64, 64, 3)).to(torch.int8), torch.ones(1, 64, 64))
+    moved = code.roll(16, 2)  # everything two cells of an 8 x 8 map to the right
+    source = torch.randn(1, 16, 8, 8) * 6
+    loss = lambda driving: correspondence_loss(  # noqa: E731
+        block, driving, block.keys(source), moved, code, torch.ones(1, 1, 64, 64), 64)
+    assert loss(source.roll(2, 3)) + 1 < loss(source)
+
+
+def test_background_stands_still():
+    code = surface_code(torch.zeros(64, 64, 3, dtype=torch.int8), torch.zeros(64, 64))
+    assert torch.equal(code[0, 1] - code[0, 0], torch.tensor([3.0, 0, 0, 0]))
+    assert (code[..., 3] > 1000).all()
+
+
+def test_region_is_eyes_and_mouth():
+    landmarks = torch.full((1, 68, 2), 0.05)
+    landmarks[0, 36:42], landmarks[0, 42:48] = torch.tensor([0.3, 0.4]), torch.tensor([0.7, 0.4])
+    landmarks[0, 48:68] = torch.tensor([0.5, 0.8])
+    mask = region_mask(landmarks, 100)[0, 0]
+    assert mask[40, 30] == mask[40, 70] == mask[80, 50] == 1
+    assert mask[5, 5] == 0 and mask[60, 50] == 0
+    frames, target = torch.zeros(1, 3, 100, 100), torch.zeros(1, 3, 100, 100)
+    target[:, :, 80, 50] = 1
+    losses = pixel_loss(frames, target, mask[None, None])
+    assert losses["region"] > 20 * losses["pixel"] > 0
+
+
+def test_losses_know_better_from_worse():
+    near, far = torch.zeros(4, 32), torch.ones(4, 32)
+    assert adapter_loss(near, far, far) == 0 < adapter_loss(near, far, 3 * far)
+    yes, no = torch.full((2, 1), 5.0), torch.full((2, 1), -5.0)
+    assert discriminator_loss(yes, no) < discriminator_loss(no, yes)
+    assert generator_loss(yes) < generator_loss(no)
+    picture, mask = torch.rand(1, 3, 32, 32), torch.ones(1, 1, 32, 32)
+    features = lambda x: [x]  # noqa: E731
+    assert perceptual_loss(features, picture, picture, mask, 2)["perceptual"] == 0
+    assert perceptual_loss(features, 1 - picture, picture, mask, 2)["perceptual_region"] > 0
+
+
+def test_perceptual_networks():
+    assert perceptual_network("none") is None
+    with pytest.raises(InputError, match="expected one of none, reader, vgg19"):
+        perceptual_network("resnet")
+    maps = perceptual_network("reader")(torch.rand(1, 3, 128, 128))
+    assert [m.shape[-1] for m in maps] == [64, 32, 16, 8]
+
+
+def test_colours_are_a_persons_and_stay_in_range():
+    rng, pictures = torch.Generator().manual_seed(0), torch.rand(3, 1, 3, 16, 16).expand(3, 2, 3, 16, 16)
+    coloured = recolour(pictures, rng)
+    assert torch.equal(coloured[:, 0], coloured[:, 1]) and not torch.allclose(coloured, pictures)
+    worn = degrade(coloured.flatten(0, 1), rng)
+    assert worn.shape == (6, 3, 16, 16) and 0 <= worn.min() and worn.max() <= 1
+
+
+def test_average_follows():
+    network = torch.nn.BatchNorm2d(2)
+    average = Average(network, 0.5)
+    with torch.no_grad():
+        network.weight.fill_(3)
+        network.num_batches_tracked.fill_(7)
+    for step in range(100, 120):
+        average.update(network, step)
+    torch.testing.assert_close(average.network.weight, network.weight, rtol=0, atol=1e-4)
+    assert average.network.num_batches_tracked == 7
