@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -c constraints.t
 
 demo: $(VENV)/.installed
 	@mkdir -p out
-	$(BIN)/imtalker animate -o out/demo.mp4
+	$(BIN)/python -m imtalker animate -o out/demo.mp4
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
@@ -20,7 +20,9 @@ test: $(VENV)/.installed-test
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "IMTalker needs Python 3.10 or newer; choose one with: make PYTHON=/path/to/python3" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || $(PYTHON) -m virtualenv $(VENV) || \
+		{ echo "This Python has no venv module: install it (Debian: apt-get install python3-venv)," \
+			"or choose another Python with: make PYTHON=/path/to/python3" >&2; exit 1; }
 	$(PIP) -e .
 	@touch $@
 

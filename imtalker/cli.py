@@ -13,7 +13,6 @@ import dataclasses
 import errno
 import importlib
 import json
-import math
 import os
 import signal
 import sys
@@ -22,8 +21,9 @@ import traceback
 import warnings
 from pathlib import Path
 
-from . import __version__
+from . import __version__, options
 from .errors import InputError
+from .options import OptionParser
 
 ASSETS = Path(__file__).parent / "assets"
 BAR_DELAY = 2.0  # seconds that something may take before a progress bar appears
@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
             args.run(args)
             sys.stdout.flush()
         return 0
-    except SystemExit as stop:  # --help, --version
+    except SystemExit as stop:  # --help, --version, wrong options
         return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 2
     except KeyboardInterrupt as stop:
         return _fail("terminated" if stop.args else "interrupted", 143 if stop.args else 130, debug=False)
@@ -124,23 +124,13 @@ def _terminate_like_interrupt():
 # Options
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong with the options in one line. No abbreviations: they break when options are added."""
-
-    def __init__(self, **settings):
-        super().__init__(**{"allow_abbrev": False, **settings})
-
-    def error(self, message: str):
-        raise InputError(f"{message}: see {self.prog} --help")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser() -> OptionParser:
+    parser = OptionParser(
         prog="imtalker", description="One picture of a face, plus speech or a driving video, makes a talking video."
     )
     parser.add_argument("--version", action="version", version=f"imtalker {__version__}")
     parser.set_defaults(run=lambda args: parser.print_help(), command=None)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", parser_class=_Parser)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", parser_class=OptionParser)
 
     command = commands.add_parser(
         "animate",
@@ -154,13 +144,13 @@ def _parser() -> argparse.ArgumentParser:
     _add_making(command)
     command.add_argument(
         "--nfe",
-        type=_count_to(1000),
+        type=options.count_to(1000),
         metavar="N",
         help="evaluations of the velocity network per window of frames (default: the model's); fewer are faster",
     )
     command.add_argument(
         "--guidance",
-        type=_number,
+        type=options.GUIDANCE,
         metavar="S",
         help="guidance scale: how strongly the speech is followed; 1 is off (default: the model's)",
     )
@@ -202,7 +192,7 @@ def _parser() -> argparse.ArgumentParser:
         "models", help="list, show, fetch and convert models", description="List, show, fetch and convert models."
     )
     command.set_defaults(run=lambda args, parser=command: parser.print_help())
-    kinds = command.add_subparsers(title="commands", metavar="COMMAND", dest="kind", parser_class=_Parser)
+    kinds = command.add_subparsers(title="commands", metavar="COMMAND", dest="kind", parser_class=OptionParser)
     command = kinds.add_parser("list", help="models that --model can name")
     _add_reporting(command, _models_list)
     command = kinds.add_parser("show", help="one model: its sizes, training data and licence")
@@ -228,27 +218,31 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("out", type=Path, metavar="OUT", help="folder to write")
     command.add_argument("--pack", type=Path, metavar="DIR", help="the pack of head meshes, skins and hair")
-    command.add_argument("--identities", type=_count_to(10**7), default=400, metavar="N", help="(default: 400)")
+    command.add_argument("--identities", type=options.count_to(10**7), default=400, metavar="N", help="(default: 400)")
     command.add_argument(
-        "--frames", type=_count_to(10**4), default=20, metavar="N", help="frames of each (default: 20)"
+        "--frames", type=options.count_to(10**4), default=20, metavar="N", help="frames of each (default: 20)"
     )
-    command.add_argument("--size", type=_count_to(2048), default=256, metavar="S", help="side in pixels (default: 256)")
+    command.add_argument(
+        "--size", type=options.count_to(2048), default=256, metavar="S", help="side in pixels (default: 256)"
+    )
     command.add_argument("--split", choices=("train", "heldout"), default="train", help="people who never meet")
     command.add_argument(
-        "--first", type=_index, default=0, metavar="N", help="number of the first identity (default: 0)"
+        "--first", type=options.INDEX, default=0, metavar="N", help="number of the first identity (default: 0)"
     )
     command.add_argument(
         "--steady", action="store_true", help="heads that hardly move while their faces do, as in talking"
     )
-    command.add_argument("--workers", type=_count_to(256), metavar="N", help="processes (default: one per core)")
+    command.add_argument("--workers", type=options.count_to(256), metavar="N", help="processes (default: one per core)")
     command.add_argument(
         "--speech",
-        type=_count_to(10**6),
+        type=options.count_to(10**6),
         metavar="CLIPS",
         help="instead of heads, CLIPS clips of speech "
         "for training, and a fifteenth as many of other voices for tests (flite and espeak-ng needed)",
     )
-    command.add_argument("--seed", type=_seed, default=0, metavar="N", help="same seed, same people (default: 0)")
+    command.add_argument(
+        "--seed", type=options.SEED, default=0, metavar="N", help="same seed, same people (default: 0)"
+    )
     _add_reporting(command, _synth)
 
     command = commands.add_parser(
@@ -263,7 +257,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_making(command: argparse.ArgumentParser):
+def _add_making(command: OptionParser):
     """The options that animate and reenact share."""
     command.add_argument(
         "-o",
@@ -281,9 +275,11 @@ def _add_making(command: argparse.ArgumentParser):
         choices=("auto", "float32", "bfloat16"),
         help="auto takes bfloat16 on a CUDA device that has it (default: auto)",
     )
-    command.add_argument("--seed", type=_seed, default=0, metavar="N", help="same seed, same frames (default: 0)")
     command.add_argument(
-        "--face", type=_index, default=0, metavar="N", help="which face of the picture; 0 is the largest"
+        "--seed", type=options.SEED, default=0, metavar="N", help="same seed, same frames (default: 0)"
+    )
+    command.add_argument(
+        "--face", type=options.INDEX, default=0, metavar="N", help="which face of the picture; 0 is the largest"
     )
     command.add_argument(
         "--crop",
@@ -292,41 +288,18 @@ def _add_making(command: argparse.ArgumentParser):
         help="find the face and cut it out; --no-crop takes the centred square as it is",
     )
     command.add_argument(
-        "--fps", type=_rate, default=25.0, metavar="F", help="frames per second of the video (default: 25)"
+        "--fps", type=options.RATE, default=25.0, metavar="F", help="frames per second of the video (default: 25)"
     )
     _add_reporting(command)
 
 
-def _add_reporting(command: argparse.ArgumentParser, run=None):
+def _add_reporting(command: OptionParser, run=None):
     """The options that every command has, and the function that it runs."""
     command.add_argument("--json", action="store_true", help="the result as one JSON object on standard output")
     command.add_argument("--quiet", action="store_true", help="no progress bar and no result line")
     command.add_argument("--debug", action="store_true", help="tracebacks")
     if run is not None:
         command.set_defaults(run=run)
-
-
-def _typed(expected: str, convert, accept):
-    def parse(text: str):
-        try:
-            value = convert(text)
-        except ValueError:
-            value = None
-        if value is None or not accept(value):
-            raise argparse.ArgumentTypeError(f"{text!r} given, {expected} expected")
-        return value
-
-    return parse
-
-
-def _count_to(most: int):
-    return _typed(f"a whole number from 1 to {most}", int, lambda n: 1 <= n <= most)
-
-
-_index = _typed("a whole number from 0", int, lambda n: n >= 0)
-_seed = _typed("a whole number from 0 to 2**63 - 1", int, lambda n: 0 <= n < 2**63)
-_number = _typed("a number from 0 to 20", float, lambda x: math.isfinite(x) and 0 <= x <= 20)
-_rate = _typed("frames per second from 1 to 120", float, lambda x: 1 <= x <= 120)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -565,30 +538,5 @@ def _synth(args):
 
 
 def _train(args):
-    options = [option for option in args.options if option != "--debug"]
-    if args.network == "reader":
-        return _train_reader(options)
     training = importlib.import_module(f".train.{args.network}", __package__)
-    usual = argparse.ArgumentParser.error
-    argparse.ArgumentParser.error = _Parser.error  # the training parses its own options: one line there, too
-    try:
-        training.main(options)
-    finally:
-        argparse.ArgumentParser.error = usual
-
-
-def _train_reader(options: list[str]):
-    parser = _Parser(
-        prog="imtalker train reader", description="Train the network that finds the landmarks, pose and gaze of a face."
-    )
-    parser.add_argument("data", type=Path, metavar="DATA", help="folder made by imtalker synth")
-    parser.add_argument("out", type=Path, metavar="OUT.safetensors", help="weights to write")
-    parser.add_argument("--minutes", type=float, default=15.0, help="how long (default: 15)")
-    parser.add_argument("--start", type=Path, metavar="FILE", help="weights to go on from")
-    parser.add_argument("--limit", type=_count_to(10**7), dest="most", metavar="N", help="use only so many people")
-    parser.add_argument("--seed", type=_seed, default=0, metavar="N")
-    given = vars(parser.parse_args(options))
-
-    from .train.reader import train_reader
-
-    train_reader(**given)
+    training.main([option for option in args.options if option != "--debug"])

@@ -105,7 +105,7 @@ def find_model(name_or_path: str | os.PathLike) -> Path:
         if folder is None:
             raise InputError(f"the model {given!r} is not on this computer; type: imtalker models pull {given}")
         return folder
-    folder = Path(given).expanduser()
+    folder = Path(os.path.expanduser(given))
     if (folder / "config.json").is_file():
         return folder
     if folder.is_dir():

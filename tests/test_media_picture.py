@@ -119,7 +119,7 @@ def test_depths(tmp_path):
         assert array.shape == (64, 64, 3)
         assert np.abs(array[..., 1] - expected).max() <= 1, name
 
-    Image.fromarray((ramp > 30000)).save(tmp_path / "bits.png")  # mode 1
+    Image.fromarray(ramp > 30000).save(tmp_path / "bits.png")  # mode 1
     assert set(np.unique(load_picture(tmp_path / "bits.png"))) == {0, 255}
     Image.fromarray(np.full((32, 32), np.nan, np.float32)).save(tmp_path / "nan.tiff")
     assert "0..1" in error_of(tmp_path / "nan.tiff")

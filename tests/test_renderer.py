@@ -79,7 +79,8 @@ def test_standing_still_samples_every_pixel_and_moving_moves_them():
     level, cells = torch.rand(1, 3, 32, 32), torch.arange(8.0)
     still = torch.stack(torch.meshgrid(cells, cells, indexing="xy"))[None]
     torch.testing.assert_close(transfer.sample_at(level, still), level)
-    right = transfer.sample_at(level, still - torch.tensor([0.5, 0.0]).view(1, 2, 1, 1))  # looks half a cell to the left
+    # Looks half a cell to the left
+    right = transfer.sample_at(level, still - torch.tensor([0.5, 0.0]).view(1, 2, 1, 1))
     torch.testing.assert_close(right[..., 2:], level[..., :-2])
 
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from imtalker.errors import InputError
-from imtalker.synth import speech
 from imtalker.media import loudness
+from imtalker.synth import speech
 from imtalker.synth.speech import RATE, Speech, augment, faster, join, read_corpus
 from imtalker.synth.texts import LANGUAGES, sentence
 from imtalker.synth.visemes import VISEMES

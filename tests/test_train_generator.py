@@ -2,18 +2,18 @@
 import numpy as np
 import pytest
 import torch
+from test_synth_motion import write_pack
 
 from imtalker.errors import InputError
+from imtalker.evaluate.motion import habits
+from imtalker.evaluate.mouth import correlation_and_lag
 from imtalker.models.generator import Generator, GeneratorConfig
 from imtalker.synth import speech
 from imtalker.synth.motion import EXPRESSIONS
 from imtalker.synth.speech import RATE, Speech, join
 from imtalker.train import audio as train_audio
 from imtalker.train import generator as train_generator
-from imtalker.evaluate.mouth import correlation_and_lag
-from imtalker.train.generator import GeneratorTraining, habits
-
-from test_synth_motion import write_pack
+from imtalker.train.generator import GeneratorTraining
 
 TINY = GeneratorConfig(audio_dim=128, condition_dim=16, width=32, depth=1, heads=2, mlp_ratio=2, modulation_rank=8,
                        window=20, context=5)
@@ -70,9 +70,9 @@ def test_the_loss_falls(folder):
     torch.manual_seed(0)
     generator = Generator(TINY)
     rng = np.random.default_rng(0)
-    pool = train_generator.MotionPool(speech.read_corpus(folder / "train.npz"), train_audio.load(
-        folder / "audio_encoder.safetensors"), rng.standard_normal((22, len(EXPRESSIONS))).astype(np.float32) * .3, TINY, 1,
-        report=None)
+    basis = rng.standard_normal((22, len(EXPRESSIONS))).astype(np.float32) * .3
+    encoder = train_audio.load(folder / "audio_encoder.safetensors")
+    pool = train_generator.MotionPool(speech.read_corpus(folder / "train.npz"), encoder, basis, TINY, 1, report=None)
     options = GeneratorTraining(batch=4, cut=1.)
     batch = pool.sample(rng, options)
 
@@ -89,9 +89,15 @@ def test_the_loss_falls(folder):
 
 
 def test_clips_too_short_are_the_users_error(folder):
+    encoder = train_audio.load(folder / "audio_encoder.safetensors")
     with pytest.raises(InputError, match="frames"):
-        train_generator.MotionPool([buzz(np.random.default_rng(0))], train_audio.load(folder / "audio_encoder.safetensors"),
-                                   np.zeros((22, 67), np.float32), GeneratorConfig(window=900), 1)
+        train_generator.MotionPool([buzz(np.random.default_rng(0))], encoder, np.zeros((22, 67), np.float32),
+                                   GeneratorConfig(window=900), 1)
+
+
+def test_missing_weights_are_the_users_error(tmp_path):
+    with pytest.raises(InputError, match="imtalker train audio"):
+        train_audio.load(tmp_path / "audio_encoder.safetensors")
 
 
 def test_lag_is_positive_when_late():

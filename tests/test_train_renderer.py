@@ -14,10 +14,18 @@ from imtalker.models.renderer import RendererConfig
 from imtalker.models.transfer import CrossAttention
 from imtalker.train.data import HeadData, degrade, recolour, surface_code
 from imtalker.train.loop import Average
-from imtalker.train.losses import (adapter_loss, correspondence_loss, discriminator_loss, generator_loss,
-                                   perceptual_loss, pixel_loss, region_mask)
+from imtalker.train.losses import (
+    adapter_loss,
+    correspondence_loss,
+    discriminator_loss,
+    generator_loss,
+    perceptual_loss,
+    pixel_loss,
+    region_mask,
+)
 from imtalker.train.perceptual import perceptual_network
 from imtalker.train.renderer import RendererTrainer, RendererTraining, train
+from imtalker.weights import load_model
 
 CONFIG = RendererConfig(
     size=64, stem=4, widths=(8, 8, 8), encoder_residuals=0, identity_dim=8, motion_stem=4, motion_widths=(8, 8),
@@ -104,7 +112,7 @@ def test_region_is_eyes_and_mouth():
     assert mask[5, 5] == 0 and mask[60, 50] == 0
     frames, target = torch.zeros(1, 3, 100, 100), torch.zeros(1, 3, 100, 100)
     target[:, :, 80, 50] = 1
-    losses = pixel_loss(frames, target, mask[None, None])
+    losses = pixel_loss(frames, target, mask[None, None], torch.zeros(1, 8, 8, dtype=torch.bool))
     assert losses["region"] > 20 * losses["pixel"] > 0
 
 
@@ -146,3 +154,11 @@ def test_average_follows():
         average.update(network, step)
     torch.testing.assert_close(average.network.weight, network.weight, rtol=0, atol=1e-4)
     assert average.network.num_batches_tracked == 7
+
+
+def test_a_run_can_begin_from_a_model(data, tmp_path, tiny_model):
+    config = load_model(tiny_model).config.renderer
+    checkpoint = train(data, tmp_path, replace(OPTIONS, geometry_steps=0, steps=1), config=config, start=tiny_model)
+    trained = torch.load(checkpoint, weights_only=True)["renderer"]
+    begun = load_model(tiny_model).renderer.state_dict()
+    assert all((trained[name] - begun[name]).abs().max() < 0.02 for name in begun if "weight" in name)

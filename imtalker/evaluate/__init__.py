@@ -1,1 +1,1 @@
-"""How good is what we make: measurements on frames, by code that training never saw."""
+"""How good is what we make: measurements on frames and on motion."""

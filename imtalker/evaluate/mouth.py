@@ -4,13 +4,13 @@
 """
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 
 from ..face import driving_crop, read_controls
-from ..media import VideoReader, load_audio, loudness
+from ..media import FPS, VideoReader, load_audio, loudness
+from ..options import OptionParser
 
 REACH = 8  # frames to either side at which a lag is looked for
 RANGE = 35.0  # decibels below the loud frames that still count as sound
@@ -51,21 +51,27 @@ def against_loudness(opening: np.ndarray, waveform: np.ndarray) -> dict[str, flo
 def measure_video(path: str | Path) -> dict[str, float]:
     """`against_loudness` of the mouth in a video with sound; also blinks a minute and how steady the head is.
 
-    head_jitter_deg: mean size of the second difference of the head's rotation. Raises InputError when the video has no
-    face or no sound.
+    Raises InputError when the video has no face or no sound.
     """
     video = VideoReader(path)
     controls = read_controls(video, driving_crop(video))
-    lids = controls.blink.mean(1)
-    blinks = int((np.diff((lids > 0.5).astype(int)) == 1).sum())
-    pose = np.degrees(controls.pose)
     return {**against_loudness(controls.mouth, load_audio(path)),
-            "blinks_per_minute": blinks / (len(lids) / 25 / 60),
-            "head_jitter_deg": float(np.linalg.norm(np.diff(pose, 2, axis=0), axis=1).mean())}
+            "blinks_per_minute": blinks_per_minute(controls.blink.mean(1)),
+            "head_jitter_deg": jitter(np.degrees(controls.pose))}
+
+
+def blinks_per_minute(lids: np.ndarray) -> float:
+    """Closings a minute of lids (T,), 0 open to 1 closed, at 25 frames a second."""
+    return float((np.diff((lids > 0.5).astype(int)) == 1).sum() / (len(lids) / FPS / 60))
+
+
+def jitter(pose: np.ndarray) -> float:
+    """Mean size of the second difference of a pose (T, 3), in its own unit."""
+    return float(np.linalg.norm(np.diff(pose, 2, axis=0), axis=1).mean())
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m imtalker.evaluate.mouth", description=__doc__.split("\n")[0])
+    parser = OptionParser(prog="python -m imtalker.evaluate.mouth", description=__doc__.split("\n")[0])
     parser.add_argument("videos", nargs="+", type=Path, help="videos with sound")
     for video in parser.parse_args(arguments).videos:
         print(video.name, "  ".join(f"{name} {value:.3f}" for name, value in measure_video(video).items()))

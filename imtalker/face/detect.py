@@ -6,7 +6,7 @@ When mediapipe is installed (a version that brings its models, 0.10.14 to 0.10.2
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from importlib import import_module
 
 import cv2
@@ -129,7 +129,7 @@ def same_face(a: Crop, b: Crop) -> bool:
     return bool(apart < max(a.side, b.side) / 3)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _cascade(name: str) -> cv2.CascadeClassifier:
     return cv2.CascadeClassifier(cv2.data.haarcascades + name)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from importlib import resources
 from pathlib import Path
 
@@ -88,12 +88,14 @@ def load_reader(path: Path | str | None = None) -> FaceReader:
     if path is None:
         with resources.as_file(resources.files("imtalker") / "assets" / "reader.safetensors") as own:
             return load_reader(own)
+    if not Path(path).is_file():
+        raise InputError(f"no face reader at {str(path)!r}: give the file that imtalker train reader wrote")
     network = FaceReader()
     network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()})
     return network.eval()
 
 
-@lru_cache(maxsize=None)
+@cache
 def default_reader() -> Reader:
     """The reader that comes with the package, loaded once."""
     return Reader(load_reader())

@@ -199,9 +199,9 @@ class Wav2Vec2Encoder(nn.Module):
         super().__init__()
         try:
             from transformers import Wav2Vec2Config, Wav2Vec2Model  # heavy, and only this model needs it
-        except ImportError as error:
-            raise ImportError("this model's audio encoder needs the transformers library: "
-                              "pip install 'imtalker[base]'") from error
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError("this model's audio encoder needs the transformers library: "
+                                      "pip install 'imtalker[base]'", name=error.name) from error
         options = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(config).items()}
         self.config = config
         self.dim = config.hidden_size

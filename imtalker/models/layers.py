@@ -19,7 +19,7 @@ def fused_leaky_relu(x: Tensor, bias: Tensor) -> Tensor:
 
 
 def blur(x: Tensor, padding: int, gain: float = 1.0) -> Tensor:
-    """Depth-wise low-pass filter [1, 3, 3, 1] x [1, 3, 3, 1], normalised to sum `gain`; output is 2·padding - 3 larger."""
+    """Depth-wise low-pass filter [1, 3, 3, 1] x [1, 3, 3, 1], of sum `gain`; the output is 2·padding - 3 larger."""
     taps = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=x.dtype, device=x.device)
     kernel = torch.outer(taps, taps) * (gain / 64)
     return F.conv2d(x, kernel.expand(x.shape[1], 1, 4, 4), padding=padding, groups=x.shape[1])

@@ -47,16 +47,16 @@ class MotionEncoder(nn.Module):
 class LandmarkMotionEncoder(nn.Module):
     """Motion latent of a picture by way of its landmarks: the face reader's network with another last word.
 
-    An anchored latent is mostly geometry, which landmarks tell whoever the person is; closer looks at the face, the eyes
-    and the mouth correct it. Reads (B, 3, S, S) in [0, 1] at 128 pixels.
+    An anchored latent is mostly geometry, which landmarks tell whoever the person is; closer looks at the face, the
+    eyes and the mouth correct it. Reads (B, 3, S, S) in [0, 1] at 128 pixels.
     """
 
     def __init__(self, motion_dim: int, hidden: int = 128):
         super().__init__()
         self.reader = FaceReader()
         evidence = self.reader.config.widths[-1] + 3 * self.reader.config.look
-        self.geometry = nn.Sequential(nn.Linear(2 * POINTS, 2 * hidden), nn.ReLU(), nn.Linear(2 * hidden, hidden), nn.ReLU(),
-                                      nn.Linear(hidden, motion_dim))
+        self.geometry = nn.Sequential(nn.Linear(2 * POINTS, 2 * hidden), nn.ReLU(), nn.Linear(2 * hidden, hidden),
+                                      nn.ReLU(), nn.Linear(hidden, motion_dim))
         self.correction = nn.Sequential(nn.Linear(evidence, hidden), nn.ReLU(), nn.Linear(hidden, motion_dim))
         nn.init.zeros_(self.correction[-1].weight)
 
@@ -79,22 +79,27 @@ class LandmarkMotionEncoder(nn.Module):
 class IdentityAdapter(nn.Module):
     """Motion latent (B, motion_dim) of anybody to the adapted latent (B, motion_dim) that suits the source's identity.
 
-    `identity` (B, identity_dim) is always the source's, for source and driving motion alike.
+    `identity` (B, identity_dim) is always the source's, for source and driving motion alike. With `residual` the
+    network says only what to change, and begins by changing nothing; as published it says the whole latent.
     """
 
-    def __init__(self, motion_dim: int, identity_dim: int, hidden: int):
+    def __init__(self, motion_dim: int, identity_dim: int, hidden: int, residual: bool):
         super().__init__()
+        self.residual = residual
         self.join = EqualLinear(motion_dim + identity_dim, hidden)
         self.head = EqualMLP(hidden, hidden, motion_dim)
+        if residual:
+            nn.init.zeros_(self.head.out.weight)
 
     def forward(self, motion: Tensor, identity: Tensor) -> Tensor:
-        return self.head(self.join(torch.cat([motion, identity.expand(len(motion), -1)], 1)))
+        change = self.head(self.join(torch.cat([motion, identity.expand(len(motion), -1)], 1)))
+        return motion + change if self.residual else change
 
 
 class MotionDecoder(nn.Module):
     """Adapted latent (B, motion_dim) to motion maps, coarse first: one map per width, each twice the size before.
 
-    The first map is 2·`const_size` wide. `convs` counts the modulated convolutions per level, the doubling one included.
+    The first map is 2·`const_size` wide. `convs` counts a level's modulated convolutions, the doubling one included.
     """
 
     def __init__(self, motion_dim: int, const_channels: int, const_size: int, widths: tuple[int, ...], convs: int):

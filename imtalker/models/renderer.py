@@ -1,9 +1,8 @@
-"""The renderer: one source picture and a motion latent per frame make frames (IMTalker, arXiv 2511.22167, section 3)."""
+"""The renderer: a source picture and a motion latent per frame make frames (IMTalker, arXiv 2511.22167, section 3)."""
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from .appearance import AppearanceEncoder
@@ -26,6 +25,7 @@ class RendererConfig:
     motion_stem: int = 64  # of the pixels encoder
     motion_widths: tuple[int, ...] = (128, 256, 512, 512, 512)  # of the pixels encoder, fine first
     adapter_hidden: int = 512
+    adapter_residual: bool = False  # the adapter adds to the latent instead of replacing it
     const_channels: int = 32
     map_convs: int = 3  # modulated convolutions per level of the motion decoder
     attention_levels: int = 4  # levels that attend; finer ones are resampled
@@ -54,7 +54,8 @@ class RendererConfig:
 
 MINI_RENDERER = RendererConfig(
     size=256, stem=16, widths=(96, 96, 48, 32, 16), encoder_residuals=1, identity_dim=128,
-    motion_encoder="landmarks", adapter_hidden=128, const_channels=32,
+    motion_encoder="landmarks", adapter_hidden=128,
+    adapter_residual=True, const_channels=32,
     map_convs=2, attention_levels=3, heads=2, fine="sample", hints=True, copy=True,
     synthesis_residuals=((0, 1), (0, 1), (0, 1), (0, 1)), synthesis_attention=("global", "none", "none", "none"))
 
@@ -78,7 +79,7 @@ class Renderer(nn.Module):
         self.appearance_encoder = AppearanceEncoder(c.stem, c.widths, c.encoder_residuals, c.identity_dim)
         self.motion_encoder = (LandmarkMotionEncoder(c.motion_dim) if c.motion_encoder == "landmarks"
                                else MotionEncoder(c.motion_stem, c.motion_widths, c.motion_dim))
-        self.adapter = IdentityAdapter(c.motion_dim, c.identity_dim, c.adapter_hidden)
+        self.adapter = IdentityAdapter(c.motion_dim, c.identity_dim, c.adapter_hidden, c.adapter_residual)
         self.motion_decoder = MotionDecoder(c.motion_dim, c.const_channels, c.first_size // 2, map_widths, c.map_convs)
         self.transfer = MotionTransfer(map_widths, c.heads, c.fine, c.hints)
         self.synthesis = SynthesisNetwork(c.widths, c.synthesis_residuals, c.synthesis_attention, c.heads, c.first_size,

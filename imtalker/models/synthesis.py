@@ -121,10 +121,15 @@ class SynthesisNetwork(nn.Module):
             x = attention(join(torch.cat([up(x), features], 1)))
             yield x
 
-    def forward(self, aligned: list[Tensor]) -> Tensor:
-        for x in self.stages(aligned):
-            pass
+    def paint(self, aligned: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """The painted picture (B, 3, S, S) and, with `copy`, how far to trust fetched pixels instead, (B, 1, S, S)."""
+        *_, x = self.stages(aligned)
         painted = F.pixel_shuffle(self.to_rgb(F.leaky_relu(x, 0.2)), 2).sigmoid()
-        if not self.copy:
-            return painted
-        return painted[:, :3].lerp(aligned[-1].to(painted.dtype), painted[:, 3:])
+        return (painted[:, :3], painted[:, 3:]) if self.copy else (painted, None)
+
+    def blend(self, painted: Tensor, trust: Tensor | None, aligned: list[Tensor]) -> Tensor:
+        """The frame (B, 3, S, S): the painted picture, or the fetched pixels where they are trusted."""
+        return painted if trust is None else painted.lerp(aligned[-1].to(painted.dtype), trust)
+
+    def forward(self, aligned: list[Tensor]) -> Tensor:
+        return self.blend(*self.paint(aligned), aligned)

@@ -104,12 +104,12 @@ class CrossAttention(nn.Module):
 class MotionTransfer(nn.Module):
     """Aligns the source's appearance to the driving motion, level by level.
 
-    The first `len(widths)` levels attend. Finer levels have no weights: they follow the finest attention level, either as
-    published (`fine="mean"`: every target cell gets the mean over the one source cell that it attends to most) or with
-    all their detail (`fine="sample"`: every pixel is sampled where attention, read finer than a cell, looks).
+    The first `len(widths)` levels attend. Finer levels have no weights: they follow the finest attention level, either
+    as published (`fine="mean"`: every target cell gets the mean over the one source cell that it attends to most) or
+    with all their detail (`fine="sample"`: every pixel is sampled where attention, read finer than a cell, looks).
 
-    With `hints`, aligned features also hold the driving map itself, so that synthesis knows of an open mouth for which a
-    closed one has nothing to fetch; it begins at nothing.
+    With `hints`, aligned features also hold the driving map itself, so that synthesis knows of an open mouth for which
+    a closed one has nothing to fetch; it begins at nothing.
     """
 
     def __init__(self, widths: tuple[int, ...], heads: int, fine: str, hints: bool):
@@ -163,5 +163,5 @@ def sample_at(level: Tensor, place: Tensor) -> Tensor:
     offset = F.interpolate(place - here, size=(size, size), mode="bilinear") * (2 / cells)  # of the range -1 to 1
     centre = (own(size) * 2 + 1) / size - 1
     grid = torch.stack(torch.meshgrid(centre, centre, indexing="xy")) + offset
-    return F.grid_sample(level.expand(len(place), -1, -1, -1), grid.permute(0, 2, 3, 1).to(level.dtype), mode="bilinear",
-                         padding_mode="border", align_corners=False)
+    grid = grid.permute(0, 2, 3, 1).to(level.dtype)
+    return F.grid_sample(level.expand(len(place), -1, -1, -1), grid, padding_mode="border", align_corners=False)

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from imtalker.errors import InputError
-from imtalker.synth.motion import INDEX, Motion, expression_basis, latent, varied
+from imtalker.synth.motion import BLINK, INDEX, Motion, expression_basis, latent, varied
 from imtalker.synth.pack import load_pack
 from imtalker.synth.scene import MAP_CELLS, SPLITS, Scene
 
@@ -22,7 +22,6 @@ POSE_LIMIT = np.radians(np.float32([18, 32, 13]))       # pitch, yaw, roll: what
 NEUTRAL_SHARE = 0.15                                    # frames with a relaxed closed mouth
 OPEN_SHARE = 0.45                                       # frames whose mouth is opened if it is not open yet
 OPENERS = ("jawOpen", "viseme_aa", "viseme_O", "viseme_E", "viseme_I", "viseme_CH")
-BLINK = [INDEX["eyeBlinkLeft"], INDEX["eyeBlinkRight"]]
 
 
 def frames_of(rng: np.random.Generator, count: int, steady: bool = False) -> Motion:

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from imtalker.errors import InputError
-from imtalker.synth.visemes import FPS, GAIN, VISEMES, babble, curves
+from imtalker.media.clock import FPS
+from imtalker.synth.visemes import GAIN, VISEMES, babble, curves
 
 EXPRESSIONS = tuple(                                        # the order of the head pack's expression targets
     "browDownLeft browDownRight browInnerUp browOuterUpLeft browOuterUpRight cheekPuff cheekSquintLeft "
@@ -55,10 +56,11 @@ class Motion:
 def _spread() -> np.ndarray:
     """(67, 67) covariance of expression weights assumed for the basis: a fixed table, so that a basis never changes
     when the synthesis of motion is tuned. Left and right move together (correlation 0.7)."""
-    sd = {"jawOpen": .16, "mouthSmile": .16, "mouthStretch": .1, "mouthPucker": .12, "mouthFunnel": .12, "mouthPress": .1,
-          "mouthUpperUp": .12, "mouthLowerDown": .12, "mouthRoll": .1, "mouthFrown": .1, "mouthDimple": .06,
-          "mouthShrug": .08, "mouthClose": .05, "mouthLeft": .07, "mouthRight": .07, "jawLeft": .05, "jawRight": .05,
-          "jawForward": .05, "brow": .18, "cheek": .1, "noseSneer": .07, "eyeSquint": .12, "eyeWide": .12}
+    sd = {"jawOpen": .16, "mouthSmile": .16, "mouthStretch": .1, "mouthPucker": .12, "mouthFunnel": .12,
+          "mouthPress": .1, "mouthUpperUp": .12, "mouthLowerDown": .12, "mouthRoll": .1, "mouthFrown": .1,
+          "mouthDimple": .06, "mouthShrug": .08, "mouthClose": .05, "mouthLeft": .07, "mouthRight": .07,
+          "jawLeft": .05, "jawRight": .05, "jawForward": .05, "brow": .18, "cheek": .1, "noseSneer": .07,
+          "eyeSquint": .12, "eyeWide": .12}
     share = dict(PP=.10, FF=.06, TH=.05, DD=.12, kk=.08, CH=.07, SS=.08, nn=.10, RR=.06, aa=.16, E=.14, I=.13, O=.10,
                  U=.09, sil=0)
     scale = np.zeros(len(EXPRESSIONS))
@@ -137,7 +139,7 @@ def mouth_decoder(basis: np.ndarray, gap: np.ndarray) -> np.ndarray:
 
 # --- natural movement -------------------------------------------------------------------------------------------------
 
-def smooth_noise(rng: np.random.Generator, frames: int, columns: int, slow: float = .25, fast: float = 1.2) -> np.ndarray:
+def smooth_noise(rng: np.random.Generator, frames: int, columns: int, slow: float, fast: float) -> np.ndarray:
     """(frames, columns) random curves of about unit deviation: power falls above `slow` Hz and ends near `fast` Hz."""
     n = max(2 * frames, 256)
     f = np.fft.rfftfreq(n, 1 / FPS)
@@ -159,8 +161,8 @@ def blinks(rng: np.random.Generator, frames: int, rate: float = 15., at=()) -> n
     """(frames,) lid closure 0..1; `rate` a minute; `at` are additional times (s) of blinks evoked by gaze shifts.
 
     17 a minute at rest and 26 in conversation (Bentivoglio et al. 1997, Movement Disorders 12:1028), with skewed
-    intervals; the lid closes in about 0.1 s and opens two to three times slower (VanderWerf et al. 2003, J. Neurophysiology
-    89:2784)."""
+    intervals; the lid closes in about 0.1 s and opens two to three times slower (VanderWerf et al. 2003, Journal of
+    Neurophysiology 89:2784)."""
     time = (np.arange(frames) + .5) / FPS
     out, moment, due = np.zeros(frames), 0., list(at)
     moment -= rng.uniform(0, 60 / rate)
@@ -183,8 +185,9 @@ def fixations(rng: np.random.Generator, frames: int, away: float = 1.) -> tuple[
     """Gaze shifts about the point of interest: ((frames, 2) yaw and pitch in radians, times in s of large shifts).
 
     After "Eyes Alive" (Lee, Badler, Badler 2002, ACM TOG 21:637): a talker holds mutual gaze about 3.1 s and looks away
-    about 0.9 s; saccade magnitude -6.9 ln(P / 15.7) degrees with P uniform in percent, duration 25 ms + 2.4 ms a degree.
-    While holding, the eyes wander over the partner's face by a degree or so. `away` scales how often the eyes leave."""
+    about 0.9 s; saccade magnitude -6.9 ln(P / 15.7) degrees with P uniform in percent, duration 25 ms + 2.4 ms for each
+    degree. While holding, the eyes wander over the partner's face by a degree or so. `away` scales how often the eyes
+    leave."""
     times, points, large = [-.1], [np.zeros(2)], []
     moment, here = 0., rng.normal(0, .012, 2)
     until, mutual = rng.exponential(3.1), True
@@ -240,7 +243,8 @@ def speech_expression(visemes: np.ndarray, energy: np.ndarray | None = None, str
     weights[:, [1, 2]] = visemes[:, [1, 2]] * GAIN[[1, 2]]
     out[:, _VISEME_COLUMNS] = np.clip(weights, 0, 1)
     # the viseme 'aa' opens the jaw but hardly lifts the upper lip; lift it so that the upper teeth show as well
-    out[:, [INDEX["mouthUpperUpLeft"], INDEX["mouthUpperUpRight"]]] = (.15 * weights[:, 10] + .08 * weights[:, 11])[:, None]
+    lift = .15 * weights[:, 10] + .08 * weights[:, 11]
+    out[:, [INDEX["mouthUpperUpLeft"], INDEX["mouthUpperUpRight"]]] = lift[:, None]
     return out
 
 
@@ -261,7 +265,8 @@ def talking(rng: np.random.Generator, visemes: np.ndarray | None = None, energy:
     # Hadar et al. 1983 (Language and Speech 26:117), Munhall et al. 2004 (Psychological Science 15:133).
     rest = np.clip(rng.normal(0, (6, 12, 4)), -30, 30) * degree if base is None else base.pose[0]
     speaking = .55 + .45 * np.convolve(np.pad(energy, 25, "edge"), np.hanning(51) / 25, "valid").clip(0, 1)[:frames]
-    drift = smooth_noise(rng, frames, 3, .15, .7) * (1.3, 1.8, 1.1) + smooth_noise(rng, frames, 3, .8, 1.6) * (.35, .35, .3)
+    drift = smooth_noise(rng, frames, 3, .15, .7) * (1.3, 1.8, 1.1)
+    drift += smooth_noise(rng, frames, 3, .8, 1.6) * (.35, .35, .3)
     nod = _bumps(rng, frames, _accents(rng, energy, .45), (.25, .5), (.4, 2.2))
     tilt = rng.choice((-1, 1)) * _bumps(rng, frames, _accents(rng, energy, .12), (.5, 1.), (.3, 1.6))
     pose = drift * speaking[:, None] + np.stack([nod, .6 * tilt, tilt], 1)

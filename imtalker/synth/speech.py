@@ -20,27 +20,28 @@ import soxr
 from scipy.signal import butter, fftconvolve, sosfilt
 
 from imtalker.errors import InputError
-from imtalker.media import loudness
+from imtalker.media import SAMPLE_RATE as RATE
+from imtalker.media import frame_count, loudness
 from imtalker.synth import visemes
 from imtalker.synth.texts import LANGUAGES, sentence
 
-RATE = 16_000
-FRAME = RATE // visemes.FPS                 # 640 samples
 FLITE_VOICES = ("kal", "kal16", "awb", "rms", "slt")
-ESPEAK_VARIANTS = ("", "+f1", "+f2", "+f3", "+f4", "+f5", "+m1", "+m2", "+m3", "+m4", "+m5", "+m6", "+m7", "+m8", "+Annie",
-                   "+Andy", "+Alicia", "+belinda", "+benjamin", "+caleb", "+David", "+ed", "+Gene", "+grandma", "+grandpa",
-                   "+iven", "+john", "+klatt", "+klatt2", "+klatt3", "+Lee", "+linda", "+Mario", "+max", "+Michael", "+pablo",
-                   "+paul", "+quincy", "+rob", "+sandro", "+shelby", "+steph", "+travis", "+victor", "+whisperf", "+zac")
+ESPEAK_VARIANTS = ("", "+f1", "+f2", "+f3", "+f4", "+f5", "+m1", "+m2", "+m3", "+m4", "+m5", "+m6", "+m7", "+m8",
+                   "+Annie", "+Andy", "+Alicia", "+belinda", "+benjamin", "+caleb", "+David", "+ed", "+Gene",
+                   "+grandma", "+grandpa", "+iven", "+john", "+klatt", "+klatt2", "+klatt3", "+Lee", "+linda",
+                   "+Mario", "+max", "+Michael", "+pablo", "+paul", "+quincy", "+rob", "+sandro", "+shelby", "+steph",
+                   "+travis", "+victor", "+whisperf", "+zac")
 FESTIVAL_VOICES = {                         # voice -> language (words from texts.py) and the encoding it reads
     "ked_diphone": ("en", "ascii"), "lp_diphone": ("it", "latin-1"), "pc_diphone": ("it", "latin-1"),
     "hy_fi_mv_diphone": ("fi", "latin-1"), "suo_fi_lj_diphone": ("fi", "latin-1"), "czech_dita": ("cs", "iso8859-2"),
     "czech_machac": ("cs", "iso8859-2"), "msu_ru_nsh_clunits": ("ru", "utf-8")}
-HELD_OUT = ("rms", "hy_fi_mv_diphone", "+m5", "+f4", "+Annie", "+victor", "+klatt3", "+linda")      # voices never trained on
+# Voices never trained on
+HELD_OUT = ("rms", "hy_fi_mv_diphone", "+m5", "+f4", "+Annie", "+victor", "+klatt3", "+linda")
 
 
 @dataclass(frozen=True)
 class Speech:
-    """`waveform` (S,) float32 in [-1, 1] at 16 kHz; `segments` are (start s, end s, viseme); `voice` names who speaks."""
+    """`waveform` (S,) float32 in [-1, 1] at 16 kHz; `segments` are (start s, end s, viseme); `voice`: who speaks."""
     waveform: np.ndarray
     segments: list[tuple[float, float, str]]
     voice: str = ""
@@ -48,7 +49,7 @@ class Speech:
     @property
     def frames(self) -> int:
         """ceil(samples / 640)."""
-        return -(-len(self.waveform) // FRAME)
+        return frame_count(len(self.waveform))
 
     def curves(self) -> np.ndarray:
         """(T, 15) coarticulated viseme weights."""
@@ -60,7 +61,7 @@ class Speech:
         return np.clip((level - np.percentile(level, 95)) / 35 + 1, 0, 1).astype(np.float32)
 
 
-# --- the two programs -------------------------------------------------------------------------------------------------
+# --- the programs -----------------------------------------------------------------------------------------------------
 
 def flite(text: str, voice: str = "slt", stretch: float = 1., pitch: float | None = None) -> Speech:
     """Speak US English with the flite program. `stretch` > 1 is slower; `pitch` is the mean in Hz.
@@ -127,8 +128,9 @@ class _Id(ctypes.Union):
 
 
 class _Event(ctypes.Structure):             # espeak_EVENT of speak_lib.h
-    _fields_ = [("type", ctypes.c_int), ("unique", ctypes.c_uint), ("text_position", ctypes.c_int), ("length", ctypes.c_int),
-                ("audio_ms", ctypes.c_int), ("sample", ctypes.c_int), ("user", ctypes.c_void_p), ("id", _Id)]
+    _fields_ = [("type", ctypes.c_int), ("unique", ctypes.c_uint), ("text_position", ctypes.c_int),
+                ("length", ctypes.c_int), ("audio_ms", ctypes.c_int), ("sample", ctypes.c_int),
+                ("user", ctypes.c_void_p), ("id", _Id)]
 
 
 _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
@@ -175,7 +177,8 @@ def espeak(text: str, voice: str = "en-us", speed: int = 165, pitch: int = 50) -
 
     library.espeak_SetSynthCallback(collect)
     if library.espeak_SetVoiceByName(voice.encode()) != 0:
-        raise InputError(f"eSpeak NG has no voice {voice!r}; give a language such as en-us, de, fr+f2 (espeak-ng --voices)")
+        raise InputError(f"eSpeak NG has no voice {voice!r}; give a language such as en-us, de, fr+f2 "
+                         "(see espeak-ng --voices)")
     library.espeak_SetParameter(1, int(speed), 0)
     library.espeak_SetParameter(3, int(pitch), 0)
     raw = text.encode()
@@ -225,7 +228,8 @@ def clip(rng: np.random.Generator, held_out: bool = False) -> Speech:
     parts, stretch = [], rng.uniform(.85, 1.2)
     size = rng.choice((1., rng.uniform(.85, 1.2)), p=(.35, .65))
     others = [v for v in festival_voices() if (v in HELD_OUT) == held_out]
-    kind = rng.choice(3, p=(.4, .3, .3) if others else (.5, 0, .5))     # mostly recorded voices: they are nearer to people
+    # Mostly recorded voices: they are nearer to people.
+    kind = rng.choice(3, p=(.4, .3, .3) if others else (.5, 0, .5))
     if kind == 1:
         voice = str(rng.choice(others))
         for _ in range(rng.integers(1, 3)):
@@ -238,7 +242,9 @@ def clip(rng: np.random.Generator, held_out: bool = False) -> Speech:
             parts.append(flite(sentence(rng), voice, stretch * size, pitch))
     else:
         language = str(rng.choice(LANGUAGES, p=[.3, *[.7 / (len(LANGUAGES) - 1)] * (len(LANGUAGES) - 1)]))
-        name = str(rng.choice(("en-us", "en-us", "en-gb-x-rp", "en-gb-scotland", "en-029"))) if language == "en" else language
+        name = language
+        if language == "en":
+            name = str(rng.choice(("en-us", "en-us", "en-gb-x-rp", "en-gb-scotland", "en-029")))
         name += str(rng.choice([v for v in ESPEAK_VARIANTS if (v in HELD_OUT) == held_out]))
         pitch = rng.integers(25, 80)
         for _ in range(rng.integers(1, 3)):
@@ -288,12 +294,12 @@ def read_training(folder) -> list[Speech]:
 # --- rooms, lines, crowds ---------------------------------------------------------------------------------------------
 
 def coloured_noise(rng: np.random.Generator, samples: int, slope: float) -> np.ndarray:
-    """(samples,) float32 noise of unit deviation whose amplitude falls with f ** -slope (0 white, 0.5 pink, 1 brown)."""
+    """(samples,) float32 noise of unit deviation, its amplitude falls with f ** -slope (0 white, 0.5 pink, 1 brown)."""
     n = 1 << int(np.ceil(np.log2(max(samples, 2))))
     f = np.fft.rfftfreq(n, 1 / RATE)
     spectrum = rng.standard_normal((2, len(f))) * np.maximum(f, 40) ** -slope
-    wave_ = np.fft.irfft(spectrum[0] + 1j * spectrum[1], n)[:samples]
-    return (wave_ / (wave_.std() + 1e-9)).astype(np.float32)
+    noise = np.fft.irfft(spectrum[0] + 1j * spectrum[1], n)[:samples]
+    return (noise / (noise.std() + 1e-9)).astype(np.float32)
 
 
 def music(rng: np.random.Generator, samples: int) -> np.ndarray:
@@ -360,15 +366,3 @@ def augment(rng: np.random.Generator, waveform: np.ndarray, crowd: np.ndarray | 
     if rng.random() < .7:                                   # the hiss of the recorder
         out = out + 10 ** (rng.uniform(-90, -55) / 20) * rng.standard_normal(n)
     return np.clip(out, -1, 1).astype(np.float32)
-
-
-def main() -> None:
-    """Write the training and the test corpus: python -m imtalker.synth.speech FOLDER [CLIPS]."""
-    import sys
-    folder, clips = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 1500
-    write_corpus(folder, clips)
-    write_corpus(folder, max(clips // 15, 1), held_out=True)
-
-
-if __name__ == "__main__":
-    main()

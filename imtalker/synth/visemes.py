@@ -10,7 +10,8 @@ import unicodedata
 
 import numpy as np
 
-FPS = 25
+from imtalker.media.clock import FPS
+
 VISEMES = ("sil", "PP", "FF", "TH", "DD", "kk", "CH", "SS", "nn", "RR", "aa", "E", "I", "O", "U")
 # Weight of the head's expression target at the peak of a viseme (full weight looks exaggerated on most of them).
 GAIN = np.float32([0, 1, .9, .8, .7, .7, .9, .8, .7, .8, .9, .9, .9, 1, 1])
@@ -35,8 +36,9 @@ FLITE_GLIDE = {"ay": "I", "ey": "I", "oy": "I", "aw": "U", "ow": "U"}         # 
 
 # phones of the Festival voices that are not English: Czech, Finnish, Italian, Russian (doubled letters are stressed)
 _FESTIVAL = {
-    "sil": "# _ pau", "PP": "p b m pp bb mm", "FF": "f v ff vv", "DD": "t d tt dd d~ t~ d* t*", "kk": "k g x h kk gg hh h*",
-    "CH": "tS dZ S Z c~ s~ z~ ch sh zh sch", "SS": "s z ts dz c ss zz dz~", "nn": "n l J L nn ll n* n~ N", "RR": "r rr r~ R",
+    "sil": "# _ pau", "PP": "p b m pp bb mm", "FF": "f v ff vv", "DD": "t d tt dd d~ t~ d* t*",
+    "kk": "k g x h kk gg hh h*", "CH": "tS dZ S Z c~ s~ z~ ch sh zh sch", "SS": "s z ts dz c ss zz dz~",
+    "nn": "n l J L nn ll n* n~ N", "RR": "r rr r~ R",
     "aa": "a aa ay ae {", "E": "e E ee ei", "I": "i j y ii yy I", "O": "o O oo ou", "U": "u w uu U"}
 FESTIVAL = {phone: viseme for viseme, phones in _FESTIVAL.items() for phone in phones.split()}
 
@@ -56,7 +58,7 @@ def from_flite(phone: str) -> list[str]:
 
 
 def from_festival(phone: str) -> list[str]:
-    """Visemes of one phone of a Festival voice (stress digits and length colons are skipped); unknown ones count as 'E'."""
+    """Visemes of one phone of a Festival voice; stress digits and length colons are skipped, unknown phones are 'E'."""
     phone = phone.rstrip("0123456789:")
     return [FESTIVAL.get(phone) or FLITE.get(phone, "E")]
 

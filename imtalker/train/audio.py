@@ -5,20 +5,24 @@ mouth is open, how loud the speech itself is, and whether anybody speaks at all.
 """
 from __future__ import annotations
 
-import argparse
+import json
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..errors import InputError
 from ..models.audio import SAMPLES_PER_FRAME, MelEncoder, MelEncoderConfig
+from ..options import MINUTES, OptionParser, count_to, take_fields
 from ..synth.speech import Speech, augment, read_corpus, read_training
 from ..synth.visemes import OPENING, VISEMES, curves
+from ..weights import complete, load_weights
 from .loop import Average, Log, cosine, load_checkpoint, save_checkpoint
 
 HALVES = 2                                  # viseme targets per frame
@@ -62,8 +66,8 @@ class SpeechWindows:
         """(waveform, visemes, energy) of `frames` frames from `first` on; silence beyond the clip's ends."""
         samples, (weights, level) = self.clips[index].waveform, self.target(index)
         if not clean and rng.random() < .05:                            # noise, music or nothing: a shut mouth
-            samples, weights = np.zeros_like(samples), np.eye(len(VISEMES), dtype=np.float16)[weights.argmax(-1) * 0]
-            level = np.zeros_like(level)
+            samples, weights, level = np.zeros_like(samples), np.zeros_like(weights), np.zeros_like(level)
+            weights[..., 0] = 1
         start, end = first * SAMPLES_PER_FRAME - self.left, (first + frames) * SAMPLES_PER_FRAME + self.right
         piece = samples[max(start, 0): end]
         piece = np.pad(piece, (max(-start, 0), max(end - len(samples), 0)))[: end - start]
@@ -117,7 +121,8 @@ def validate(encoder: MelEncoder, readout: Readout, clips: list[Speech], seed: i
         if seed is not None and not np.array_equal(weights, windows.target(index)[0]):
             continue
         logits, _ = readout(encoder.features(torch.from_numpy(piece.astype(np.float32))[None]))
-        found.append((logits[0].softmax(-1).flatten(0, 1).numpy(), weights.reshape(-1, len(VISEMES)).astype(np.float32)))
+        made = logits[0].softmax(-1).flatten(0, 1).numpy()
+        found.append((made, weights.reshape(-1, len(VISEMES)).astype(np.float32)))
     guess, truth = (np.concatenate(x) for x in zip(*found))
     shut, quiet = truth[:, CLOSED].sum(1) > .8, truth[:, 0] > .95
     return {"accuracy": float((guess.argmax(1) == truth.argmax(1)).mean()),
@@ -180,32 +185,30 @@ def train(corpus: Path, out: Path, options: AudioTraining = AudioTraining(), min
 
 def export(encoder: MelEncoder, path: Path) -> None:
     """Weights as safetensors, the configuration beside them as JSON text in the metadata."""
-    import json
-    save_file({k: v.contiguous() for k, v in encoder.state_dict().items()}, str(path),
-              {"config": json.dumps(asdict(encoder.config)), "kind": "MelEncoder"})
+    tensors = {k: v.contiguous() for k, v in encoder.state_dict().items()}
+    with complete(path) as unfinished:
+        save_file(tensors, unfinished, {"config": json.dumps(asdict(encoder.config)), "kind": "MelEncoder"})
 
 
 def load(path: Path) -> MelEncoder:
     """The frozen encoder of `export`."""
-    import json
-
-    from safetensors import safe_open
-    with safe_open(str(path), "pt") as file:
+    if not Path(path).is_file():
+        raise InputError(f"no audio encoder at {str(path)!r}: give audio_encoder.safetensors of imtalker train audio")
+    with safe_open(path, "pt") as file:
         encoder = MelEncoder(MelEncoderConfig(**json.loads(file.metadata()["config"])))
-        encoder.load_state_dict({k: file.get_tensor(k) for k in file.keys()})
+    load_weights(encoder, Path(path))
     return encoder.eval().requires_grad_(False)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="imtalker train audio", description=__doc__.split("\n")[0])
-    parser.add_argument("corpus", type=Path, help="folder made by `python -m imtalker.synth.speech`")
+    parser = OptionParser(prog="imtalker train audio", description=__doc__.split("\n")[0])
+    parser.add_argument("corpus", type=Path, help="folder made by `imtalker synth FOLDER --speech CLIPS`")
     parser.add_argument("out", type=Path, help="folder for checkpoint, metrics and weights; resumes from it")
-    parser.add_argument("--minutes", type=float, help="stop after so long; run again to go on")
-    parser.add_argument("--every", type=int, default=50, help="steps between lines of progress")
-    for field in fields(AudioTraining):
-        parser.add_argument("--" + field.name.replace("_", "-"), type=type(field.default), default=field.default)
+    parser.add_argument("--minutes", type=MINUTES, help="stop after so long; run again to go on")
+    parser.add_argument("--every", type=count_to(10**6), default=50, help="steps between lines of progress")
+    parser.add_fields(AudioTraining)
     given = vars(parser.parse_args(arguments))
-    options = AudioTraining(**{f.name: given.pop(f.name) for f in fields(AudioTraining)})
+    options = take_fields(AudioTraining, given)
     print(train(given.pop("corpus"), given.pop("out"), options, **given))
 
 

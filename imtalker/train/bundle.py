@@ -4,19 +4,19 @@
 """
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import torch
 
 from ..models.renderer import Renderer, RendererConfig
+from ..options import OptionParser
 from ..weights import Model, ModelConfig, save_model
 from .audio import load as load_audio_encoder
 from .generator import load as load_generator
 
 
 def bundle(renderer: Path, generator: Path, audio_encoder: Path, out: Path, *, name: str = "mini",
-           training_data: str = "", licence: str = "Apache-2.0") -> Path:
+           training_data: str = "", licence: str = "Apache-2.0", guidance_scale: float = 1.5) -> Path:
     """Write OUT as a model folder, half precision, from a checkpoint of `train.renderer` (its moving average), the
     folder of `train.generator` and the file of `train.audio`."""
     state = torch.load(renderer, map_location="cpu", weights_only=True)
@@ -24,13 +24,14 @@ def bundle(renderer: Path, generator: Path, audio_encoder: Path, out: Path, *, n
     network.load_state_dict(state["average"])
     flow, _ = load_generator(generator)
     audio = load_audio_encoder(audio_encoder)
-    config = ModelConfig(name, network.config, flow.config, audio.config, training_data=training_data, licence=licence)
+    config = ModelConfig(name, network.config, flow.config, audio.config, training_data=training_data, licence=licence,
+                         guidance_scale=guidance_scale)
     save_model(Model(network, flow, audio, config), out, half=True)
     return out
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="imtalker train bundle", description=__doc__.split("\n")[0])
+    parser = OptionParser(prog="imtalker train bundle", description=__doc__.split("\n")[0])
     parser.add_argument("renderer", type=Path, help="checkpoint.pt of `imtalker train renderer`")
     parser.add_argument("generator", type=Path, help="folder of `imtalker train generator`")
     parser.add_argument("audio_encoder", type=Path, help="audio_encoder.safetensors of `imtalker train audio`")

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..errors import InputError
 
+MOUTH_INSIDE = 3  # of `parts`
 LABELS = ("latent", "pose", "cam", "gaze", "blink", "mouth", "landmarks", "surface", "parts")
 
 
@@ -28,8 +29,9 @@ class Views:
     latent: Tensor  # (S, n, 32)
     landmarks: Tensor  # (S, n, 68, 2) fractions of the picture's side
     surface: Tensor  # (S, n, 64, 64, 4), see `surface_code`
+    inside: Tensor  # (S, n, 64, 64) bool, the inside of the mouth
 
-    def flat(self, first: int, last: int | None = None) -> "Views":
+    def flat(self, first: int, last: int | None = None) -> Views:
         """Frames first…last of every person, flattened to (S·(last - first), …)."""
         return Views(*(getattr(self, k)[:, first:last].flatten(0, 1) for k in self.__dataclass_fields__))
 
@@ -38,13 +40,21 @@ def surface_code(surface: Tensor, parts: Tensor) -> Tensor:
     """What a cell shows, as a point: cells that show the same thing are near, whatever the motion.
 
     Foreground: the point's place on the template head. Background, which stands still: the cell's place in the picture,
-    far from all foreground. surface (…, H, W, 3) int8 and parts (…, H, W) uint8 to (…, H, W, 4) float32, in the units of
-    `surface`, of which about 3 are a cell of a 64 x 64 map.
+    far from all foreground. surface (…, H, W, 3) int8 and parts (…, H, W) uint8 to (…, H, W, 4) float32, in the units
+    of `surface`, of which about 3 are a cell of a 64 x 64 map.
     """
     h, w = parts.shape[-2:]
     y, x = torch.meshgrid(torch.arange(h) * (192.0 / h), torch.arange(w) * (192.0 / w), indexing="ij")
     place = torch.stack([x, y, torch.zeros_like(x), torch.full_like(x, 1e4)], -1)
     return torch.where((parts == 0)[..., None], place, F.pad(surface.float(), (0, 1)))
+
+
+def draw(rng: np.random.Generator, weight: np.ndarray, count: int) -> np.ndarray:
+    """`count` different indices: the first evenly, the others in proportion to `weight`."""
+    first = rng.integers(len(weight))
+    weight = weight.astype(np.float64)
+    weight[first] = 0
+    return np.append(first, rng.choice(len(weight), count - 1, replace=False, p=weight / weight.sum()))
 
 
 class HeadData:
@@ -69,18 +79,24 @@ class HeadData:
     def __len__(self) -> int:
         return len(self.pictures)
 
-    def sample(self, rng: np.random.Generator, people: int, frames: int, size: int | None = None) -> Views:
-        """`frames` different random frames of each of `people` random people."""
+    def sample(self, rng: np.random.Generator, people: int, frames: int, size: int | None = None,
+               focus: float = 0.0) -> Views:
+        """`frames` different random frames of each of `people` random people; size 0 leaves their pictures out.
+
+        With `focus`, frames after the first are drawn more often the wider the mouth and the more closed the eyes."""
         who = rng.choice(len(self), people, replace=people > len(self))[:, None]
-        which = np.stack([rng.choice(self.pictures.shape[1], frames, replace=False) for _ in range(people)])
+        busy = 1 + focus * (self.labels["mouth"][who[:, 0]] + 0.1 * self.labels["blink"][who[:, 0]].mean(-1))
+        which = np.stack([draw(rng, chance, frames) for chance in busy])
         return self.views(who, which, size)
 
     def views(self, who: np.ndarray, which: np.ndarray, size: int | None = None) -> Views:
-        pictures = torch.from_numpy(self.pictures[who, which]).permute(0, 1, 4, 2, 3).float() / 255
+        chosen = self.pictures[who, which] if size != 0 else np.empty((*which.shape, 0, 0, 3), np.uint8)
+        pictures = torch.from_numpy(chosen).permute(0, 1, 4, 2, 3).float() / 255
         if size and size != pictures.shape[-1]:
-            pictures = F.interpolate(pictures.flatten(0, 1), size=(size, size), mode="area").unflatten(0, who.shape[:1] + (-1,))
+            pictures = F.interpolate(pictures.flatten(0, 1), size=(size, size), mode="area").unflatten(0, which.shape)
         pick = {k: torch.from_numpy(self.labels[k][who, which]) for k in ("latent", "landmarks", "surface", "parts")}
-        return Views(pictures, pick["latent"], pick["landmarks"], surface_code(pick["surface"], pick["parts"]))
+        return Views(pictures, pick["latent"], pick["landmarks"], surface_code(pick["surface"], pick["parts"]),
+                     pick["parts"] == MOUTH_INSIDE)
 
 
 def recolour(pictures: Tensor, rng: torch.Generator) -> Tensor:

@@ -11,10 +11,9 @@ What differs from the published recipe, and why:
 """
 from __future__ import annotations
 
-import argparse
 import json
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,16 +22,18 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..evaluate.motion import measure_recording, measure_synthetic
 from ..flow import interpolate, target_velocity
-from ..models.generator import CONDITIONS, CONTROLS, Conditions, Generator, GeneratorConfig
-from ..models.audio import SAMPLES_PER_FRAME, MelEncoder
-from ..synth.motion import (CAM, FACE, GAZE, LIDS, POSE, SCALE, expression_basis, latent, mouth_decoder, mouth_gap,
-                            smooth_noise, speech_expression, talking)
-from ..evaluate.mouth import SHUT, against_loudness, correlation_and_lag
+from ..media import load_audio
+from ..models.audio import MelEncoder
+from ..models.generator import CONTROLS, Generator, GeneratorConfig
+from ..options import MINUTES, OptionParser, count_to, take_fields
+from ..synth.motion import CAM, GAZE, POSE, SCALE, expression_basis, latent, mouth_decoder, mouth_gap, talking
 from ..synth.speech import Speech, augment, read_corpus, read_training
-from ..synth.visemes import VISEMES
+from ..weights import complete, load_weights
 from .audio import load as load_audio_encoder
 from .loop import Average, Log, load_checkpoint, save_checkpoint
+
 
 @dataclass(frozen=True)
 class GeneratorTraining:
@@ -98,14 +99,16 @@ class MotionPool:
                          features[rng.integers(len(features)), first: first + length].float().numpy()))
         motion, reference, audio = (torch.from_numpy(np.stack(column)) for column in zip(*rows))
         scale = torch.from_numpy(SCALE)
-        controls = {name: motion[..., part] * scale[part] for name, part in (("pose", POSE), ("cam", CAM), ("gaze", GAZE))}
+        places = {"pose": POSE, "cam": CAM, "gaze": GAZE}
+        controls = {name: motion[..., place] * scale[place] for name, place in places.items()}
         window = self.config.window
         cut = rng.random(options.batch) < options.cut
         known = np.where(cut, rng.integers(4, window + 1, options.batch), window)
         return MotionBatch(motion, reference, audio, controls, torch.from_numpy(known))
 
 
-def flow_loss(generator: Generator, batch: MotionBatch, options: GeneratorTraining, rng: torch.Generator) -> dict[str, Tensor]:
+def flow_loss(generator: Generator, batch: MotionBatch, options: GeneratorTraining,
+              rng: torch.Generator) -> dict[str, Tensor]:
     """Squared error of the window's velocity, and of its temporal difference, over frames that have conditions."""
     config, size = generator.config, len(batch.motion)
     context, window = config.context, config.window
@@ -118,14 +121,16 @@ def flow_loss(generator: Generator, batch: MotionBatch, options: GeneratorTraini
     conditions = generator.project(batch.audio, **batch.controls).map(
         lambda x: x.gather(1, frame[..., None].expand(-1, -1, x.shape[-1])))
     before, audible, steered = keep(options.drop_context), keep(options.drop_audio), keep(options.drop_controls)
-    whole = torch.cat([before[:, None].expand(-1, context), torch.ones(size, window)], 1)  # a clip's start has no context
+    # A clip's start has no context.
+    whole = torch.cat([before[:, None].expand(-1, context), torch.ones(size, window)], 1)
     masks = {name: whole * (steered * keep(.25))[:, None] for name in CONTROLS}
     masks["audio"] = torch.cat([whole[:, :context], audible[:, None].expand(-1, window)], 1)
     conditions = conditions.keep(**masks)
 
     past, x_1 = batch.motion[:, :context], batch.motion[:, context:]
-    past = (past + .04 * torch.randn(past.shape, generator=rng)) * before[:, None, None]  # generated pasts are not perfect
-    reference = batch.reference + .06 * torch.randn(batch.reference.shape, generator=rng)  # nor are measured references
+    # Generated pasts are not perfect, nor are measured references.
+    past = (past + .04 * torch.randn(past.shape, generator=rng)) * before[:, None, None]
+    reference = batch.reference + .06 * torch.randn(batch.reference.shape, generator=rng)
     x_0 = torch.randn(x_1.shape, generator=rng)
     t = torch.sigmoid(.8 + 1.1 * torch.randn(size, generator=rng))      # most effort where little noise is left
     error = generator.velocity(interpolate(x_0, x_1, t), t, conditions, reference, past) - target_velocity(x_0, x_1)
@@ -133,8 +138,11 @@ def flow_loss(generator: Generator, batch: MotionBatch, options: GeneratorTraini
     weight = torch.full((config.motion_dim,), 1.5)
     weight[POSE], weight[CAM], weight[GAZE] = 8., 8., 3.    # they vary little within a clip, and a shaking head is ugly
     difference = error[:, 1:] - error[:, :-1]
-    return {"velocity": (error.square() * weight * inside).sum() / (inside.sum() * config.motion_dim),
-            "difference": .5 * (difference.square() * weight * inside[:, 1:]).sum() / (inside[:, 1:].sum() * config.motion_dim)}
+
+    def mean(x: Tensor, inside: Tensor) -> Tensor:
+        return (x.square() * weight * inside).sum() / (inside.sum() * config.motion_dim)
+
+    return {"velocity": mean(error, inside), "difference": .5 * mean(difference, inside[:, 1:])}
 
 
 def train(corpus: Path, out: Path, encoder: Path, pack: Path, options: GeneratorTraining = GeneratorTraining(),
@@ -162,9 +170,12 @@ def train(corpus: Path, out: Path, encoder: Path, pack: Path, options: Generator
     def save() -> None:
         save_checkpoint(path, generator=generator.state_dict(), average=average.network.state_dict(),
                         optimiser=optimiser.state_dict(), step=step)
-        save_file({k: v.contiguous() for k, v in average.network.state_dict().items()}, str(out / "generator.safetensors"))
-        (out / "generator.json").write_text(json.dumps(
-            {"generator": asdict(config), "mouth_decoder": decoder.tolist(), "step": step}, indent=1))
+        tensors = {k: v.contiguous() for k, v in average.network.state_dict().items()}
+        with complete(out / "generator.safetensors") as unfinished:
+            save_file(tensors, unfinished)
+        with complete(out / "generator.json") as unfinished:
+            unfinished.write_text(json.dumps(
+                {"generator": asdict(config), "mouth_decoder": decoder.tolist(), "step": step}, indent=1))
 
     log, start = Log(out / "log", step, options.steps, every), time.monotonic()
     while step < options.steps and (minutes is None or time.monotonic() - start < 60 * minutes):
@@ -190,73 +201,10 @@ def train(corpus: Path, out: Path, encoder: Path, pack: Path, options: Generator
 
 def load(folder: Path) -> tuple[Generator, np.ndarray]:
     """(generator, mouth decoder (22,)) of a training folder."""
-    from safetensors.torch import load_file
     values = json.loads((Path(folder) / "generator.json").read_text())
     generator = Generator(GeneratorConfig(**values["generator"]))
-    generator.load_state_dict(load_file(str(Path(folder) / "generator.safetensors")))
+    load_weights(generator, Path(folder) / "generator.safetensors")
     return generator.eval().requires_grad_(False), np.float32(values["mouth_decoder"])
-
-
-# --- measuring --------------------------------------------------------------------------------------------------------
-
-def mouth_opening(motion: np.ndarray, decoder: np.ndarray) -> np.ndarray:
-    """(T,) inner-lip gap over the distance of the outer eye corners, from latents (T, 32)."""
-    return motion[:, FACE] @ decoder
-
-
-def habits(motion: np.ndarray) -> dict[str, float]:
-    """What a clip's head and lids do: blinks a minute, deviation of the pose (degrees), its jitter (mean size of the
-    second difference, degrees), drift (distance of the last second's mean pose from the first's, degrees)."""
-    lids = motion[:, LIDS].mean(1) * SCALE[LIDS][0]
-    pose = np.degrees(motion[:, POSE] * SCALE[POSE])
-    minutes = len(motion) / 25 / 60
-    return {"blinks": float((np.diff((lids > .5).astype(int)) == 1).sum() / minutes),
-            "pose_sd": float(pose.std(0).mean()),
-            "jitter": float(np.linalg.norm(np.diff(pose, 2, axis=0), axis=1).mean()),
-            "drift": float(np.linalg.norm(pose[-25:].mean(0) - pose[:25].mean(0)))}
-
-
-def measure_synthetic(generator: Generator | None, encoder: MelEncoder, decoder: np.ndarray, clips: list[Speech],
-                      basis: np.ndarray, gap: np.ndarray, guidance: float = 1., nfe: int = 10) -> dict[str, float]:
-    """Mean measures over clips whose visemes are known; without a generator, of newly synthesized motion: the ceiling."""
-    rows, silent, shut, apart = [], [], [], []
-    for k, clip in enumerate(clips):
-        visemes, energy = clip.curves(), clip.energy() if clip.segments else None
-        rng = np.random.default_rng(k)
-        truth = talking(rng, visemes, energy)
-        reference = latent(truth, basis)
-        if generator is None:
-            motion = latent(talking(rng, visemes, energy), basis)
-        else:
-            features = encoder(torch.from_numpy(clip.waveform))
-            motion = torch.cat(list(generator.sample(features, torch.from_numpy(reference[-1:]), nfe=nfe,
-                                                     guidance_scale=guidance, seed=k))).numpy()
-        opening, wanted = mouth_opening(motion, decoder), speech_expression(visemes, energy) @ gap
-        row = habits(motion)
-        row["at_rest"] = float(np.degrees(np.linalg.norm((motion[:, POSE] - reference[-1:, POSE]).mean(0) * .3)))
-        if clip.segments:
-            row["corr"], row["lag"] = correlation_and_lag(opening, wanted)
-            row["gain"] = float(opening.std() / wanted.std())
-        quiet = visemes[:, 0] > .97
-        silent.append(opening[quiet])
-        shut.append(opening[visemes[:, [VISEMES.index("PP"), VISEMES.index("FF")]].sum(1) > .85])
-        apart.append(opening[wanted > .08])
-        rows.append(row)
-    def share(parts: list[np.ndarray], below: bool) -> float:
-        values = np.concatenate(parts)
-        return float(((values < SHUT) == below).mean()) if len(values) else float("nan")
-
-    return {**{name: float(np.mean([row[name] for row in rows if name in row])) for name in rows[0]},
-            "silence_shut": share(silent, True), "lips_shut": share(shut, True), "vowels_open": share(apart, False)}
-
-
-def measure_recording(generator: Generator, encoder: MelEncoder, decoder: np.ndarray, waveform: np.ndarray,
-                      guidance: float = 1., nfe: int = 10) -> dict[str, float]:
-    """The same for a recording of which only loudness is known."""
-    features = encoder(torch.from_numpy(waveform))
-    reference = torch.zeros(1, generator.config.motion_dim)
-    motion = torch.cat(list(generator.sample(features, reference, nfe=nfe, guidance_scale=guidance, seed=0))).numpy()
-    return {**against_loudness(mouth_opening(motion, decoder), waveform), **habits(motion)}
 
 
 def measure(folder: Path, encoder: Path, corpus: Path, pack: Path, recordings: list[Path] = (), clips: int = 40,
@@ -271,30 +219,28 @@ def measure(folder: Path, encoder: Path, corpus: Path, pack: Path, recordings: l
         print(f"{name:24s}" + "  ".join(f"{key} {value:.3g}" for key, value in row.items()), flush=True)
 
     show("ceiling", measure_synthetic(None, audio, decoder, test, basis, gap))
-    for guidance in guidances:
-        show(f"guidance {guidance:g}", measure_synthetic(generator, audio, decoder, test, basis, gap, guidance))
-    if recordings:
-        from ..media.audio import load_audio
-        for guidance in guidances[:3]:
-            for file in recordings:
-                show(f"{Path(file).stem[:18]} {guidance:g}", measure_recording(generator, audio, decoder, load_audio(file),
-                                                                               guidance))
+    for scale in guidances:
+        show(f"guidance {scale:g}", measure_synthetic(generator, audio, decoder, test, basis, gap, scale))
+    for scale in guidances[:3]:
+        for file in recordings:
+            row = measure_recording(generator, audio, decoder, load_audio(file), scale)
+            show(f"{Path(file).stem[:18]} {scale:g}", row)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="imtalker train generator", description=__doc__.split("\n")[0])
-    parser.add_argument("corpus", type=Path, help="folder made by `python -m imtalker.synth.speech`")
+    parser = OptionParser(prog="imtalker train generator", description=__doc__.split("\n")[0])
+    parser.add_argument("corpus", type=Path, help="folder made by `imtalker synth FOLDER --speech CLIPS`")
     parser.add_argument("out", type=Path, help="folder for checkpoint, metrics and weights; resumes from it")
-    parser.add_argument("--encoder", type=Path, required=True, help="audio_encoder.safetensors of `imtalker train audio`")
+    parser.add_argument("--encoder", type=Path, required=True,
+                        help="audio_encoder.safetensors of `imtalker train audio`")
     parser.add_argument("--pack", type=Path, required=True, help="the synthetic head pack")
-    parser.add_argument("--minutes", type=float, help="stop after so long; run again to go on")
-    parser.add_argument("--every", type=int, default=50, help="steps between lines of progress")
+    parser.add_argument("--minutes", type=MINUTES, help="stop after so long; run again to go on")
+    parser.add_argument("--every", type=count_to(10**6), default=50, help="steps between lines of progress")
     parser.add_argument("--measure", action="store_true", help="train nothing; print what the weights in OUT do")
     parser.add_argument("--recordings", type=Path, nargs="*", default=[], help="with --measure: recordings of people")
-    for field in fields(GeneratorTraining):
-        parser.add_argument("--" + field.name.replace("_", "-"), type=type(field.default), default=field.default)
+    parser.add_fields(GeneratorTraining)
     given = vars(parser.parse_args(arguments))
-    options = GeneratorTraining(**{f.name: given.pop(f.name) for f in fields(GeneratorTraining)})
+    options = take_fields(GeneratorTraining, given)
     recordings = given.pop("recordings")
     if given.pop("measure"):
         measure(given["out"], given["encoder"], given["corpus"], given["pack"], recordings)

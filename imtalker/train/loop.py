@@ -67,7 +67,8 @@ class Log:
         pace = (time.monotonic() - self.start) / (step + 1 - self.first)
         left = pace * (self.steps - step - 1) / 60
         shown = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
-        print(f"step {step + 1}/{self.steps}  {pace:.3f} s/step  {left:.0f} min left  {shown}", file=sys.stderr, flush=True)
+        done = f"step {step + 1}/{self.steps}  {pace:.3f} s/step  {left:.0f} min left"
+        print(f"{done}  {shown}", file=sys.stderr, flush=True)
         self.sums, self.counts = {}, {}
 
 

@@ -28,10 +28,16 @@ def region_mask(landmarks: Tensor, size: int) -> Tensor:
     return mask[:, None].float()
 
 
-def pixel_loss(frames: Tensor, target: Tensor, mask: Tensor) -> dict[str, Tensor]:
-    """Mean absolute difference, over the picture and over the masked region (normalised by its area)."""
+def pixel_loss(frames: Tensor, target: Tensor, mask: Tensor, inside: Tensor) -> dict[str, Tensor]:
+    """Mean absolute difference over the picture, and over regions, each normalised by its area.
+
+    mask (B, 1, S, S): eyes and mouth. inside (B, G, G) bool: the inside of the mouth, few pixels and all there is to see
+    of an open one; without a loss of its own the lips around it outvote it.
+    """
     difference = (frames - target).abs()
-    return {"pixel": difference.mean(), "region": (difference * mask).sum() / (3 * mask.sum()).clamp_min(1)}
+    inside = F.interpolate(inside[:, None].float(), size=frames.shape[-2:], mode="bilinear")
+    over = lambda region: (difference * region).sum() / (3 * region.sum()).clamp_min(1)  # noqa: E731
+    return {"pixel": difference.mean(), "region": over(mask), "inside": over(inside)}
 
 
 def perceptual_loss(features: Features, frames: Tensor, target: Tensor, mask: Tensor, scales: int) -> dict[str, Tensor]:
@@ -63,8 +69,8 @@ def correspondence_loss(attention: CrossAttention, driving_map: Tensor, keys: Te
     """Cross-entropy of the mean attention weights against where the source truly shows what the driving cell shows.
 
     Rendered data knows it: codes (B, G, G, 4) from `data.surface_code`, at least as fine as the map. Looks at `rows`
-    target cells of each pair, drawn by `importance` (B, 1, S, S): eyes and mouth are few cells and say most. Cells whose
-    content the source does not show take no part.
+    target cells of each pair, drawn by `importance` (B, 1, S, S): eyes and mouth are few cells and say most. Cells
+    whose content the source does not show take no part.
     """
     cells = driving_map.shape[-1]
     step = driving_code.shape[1] // cells

@@ -33,7 +33,8 @@ class VGGFeatures(nn.Module):
         except ImportError as error:
             raise InputError("perceptual network vgg19: torchvision is not installed; install it with the weights of "
                              "VGG19_Weights.IMAGENET1K_V1, or use --perceptual reader") from error
-        self.layers = vgg19(weights=VGG19_Weights.IMAGENET1K_V1).features[:max(self.TAPS) + 1].eval().requires_grad_(False)
+        layers = vgg19(weights=VGG19_Weights.IMAGENET1K_V1).features[:max(self.TAPS) + 1]
+        self.layers = layers.eval().requires_grad_(False)
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
 

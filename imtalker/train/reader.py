@@ -1,4 +1,4 @@
-"""Train the face reader on synthetic heads."""
+"""Train the face reader, which finds landmarks, pose, gaze and lids of a face, on synthetic heads."""
 
 from __future__ import annotations
 
@@ -13,9 +13,13 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from imtalker.face.reader import load_reader
-from imtalker.models.reader import MIRROR, FaceReader, Reading
-from imtalker.train.reader_data import Heads, Sample, draw, no_face
+from ..face.reader import load_reader
+from ..models.reader import MIRROR, FaceReader, Reading
+from ..options import MINUTES, SEED, OptionParser, count_to
+from ..weights import complete
+from .reader_data import Heads, Sample
+from .reader_faces import face
+from .reader_negatives import no_face
 
 # of pose, gaze, lids and mouth in the loss
 STATE_WEIGHTS = torch.tensor([1.0, 1, 1, 1.5, 1.5, 0.7, 0.7, 3])
@@ -114,6 +118,14 @@ def _batches(heads: Heads, batch: int, rng: np.random.Generator) -> Iterator[lis
         yield [draw(heads, rng) for _ in range(batch)]
 
 
+def draw(heads: Heads, rng: np.random.Generator, faces: float = 0.78) -> Sample:
+    """One random training sample, a face with chance `faces`."""
+    i = int(rng.integers(len(heads)))
+    if rng.random() < faces:
+        return face(heads, i, rng)
+    return no_face(heads, i, rng)
+
+
 def images(samples: list[Sample]) -> Tensor:
     """(B, 3, 128, 128) float 0..1."""
     stacked = torch.from_numpy(np.stack([s.image for s in samples]))
@@ -133,15 +145,12 @@ def hints(samples: list[Sample], rng: np.random.Generator) -> Tensor:
 
 
 def save_reader(state: dict[str, Tensor], path: Path) -> None:
-    """Weights as float16, written beside and renamed, so that readers never see half a file."""
+    """Weights as float16; the file appears only when complete."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    save_file(
-        {k: v.detach().half().contiguous() if v.is_floating_point() else v.contiguous() for k, v in state.items()},
-        beside,
-    )
-    beside.replace(path)
+    tensors = {k: (v.detach().half() if v.is_floating_point() else v).contiguous() for k, v in state.items()}
+    with complete(path) as unfinished:
+        save_file(tensors, unfinished)
 
 
 def reader_losses(reading: Reading, samples: list[Sample]) -> dict[str, Tensor]:
@@ -221,3 +230,25 @@ def measure_reader(model: FaceReader, heads: Heads, count: int = 512, seed: int 
         missed=float((score < 0).mean()),
         false=float((false > 0).mean()),
     )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = OptionParser(prog="imtalker train reader", description=__doc__)
+    parser.add_argument("data", type=Path, help="folder made by `imtalker synth`")
+    parser.add_argument("out", type=Path, help="weights to write, a .safetensors file")
+    parser.add_argument("--minutes", type=MINUTES, default=15.0, metavar="N", help="how long (default: 15)")
+    parser.add_argument("--start", type=Path, metavar="FILE", help="weights to go on from")
+    parser.add_argument("--limit", type=count_to(10**7), dest="most", metavar="N", help="use only so many people")
+    parser.add_argument("--seed", type=SEED, default=0, metavar="N", help="(default: 0)")
+    parser.add_argument("--measure", action="store_true", help="train nothing; print how well the weights in OUT read")
+    given = vars(parser.parse_args(arguments))
+    if given.pop("measure"):
+        measured = measure_reader(load_reader(given["out"]), Heads(given["data"], given["most"]))
+        print("  ".join(f"{name} {value:.3g}" for name, value in measured.items()))
+    else:
+        train_reader(**given)
+        print(given["out"])
+
+
+if __name__ == "__main__":
+    main()

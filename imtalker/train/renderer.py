@@ -1,14 +1,13 @@
 """Train the renderer on rendered heads (stage one of IMTalker's training).
 
 Two phases. *Geometry* costs little and needs no pictures made: the motion encoder learns to read the anchored latent,
-and the motion decoder and transfer's queries and keys learn where things go, from the rendered surface. *Picture* trains
-everything: pixels, features, eyes and mouth, identity-adapter distance, and towards its end adversarially.
+and the motion decoder and transfer's queries and keys learn where things go, from the rendered surface. *Picture*
+trains everything: pixels, features, eyes and mouth, identity-adapter distance, and towards its end adversarially.
 
     python -m imtalker.train.renderer DATA OUT
 """
 from __future__ import annotations
 
-import argparse
 import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -23,11 +22,20 @@ from ..models.layers import EqualConv2d, EqualLinear, ModulatedConv
 from ..models.motion import LandmarkMotionEncoder
 from ..models.renderer import MINI_RENDERER, Renderer, RendererConfig, SourceFeatures
 from ..models.transfer import TransferSource
+from ..options import OptionParser
+from ..weights import load_model
 from .data import HeadData, Views, degrade, recolour
 from .discriminator import Discriminator
 from .loop import Average, Log, cosine, load_checkpoint, save_checkpoint, sheet
-from .losses import (adapter_loss, correspondence_loss, discriminator_loss, generator_loss, perceptual_loss,
-                     pixel_loss, region_mask)
+from .losses import (
+    adapter_loss,
+    correspondence_loss,
+    discriminator_loss,
+    generator_loss,
+    perceptual_loss,
+    pixel_loss,
+    region_mask,
+)
 from .perceptual import perceptual_network
 
 
@@ -45,7 +53,9 @@ class RendererTraining:
     perceptual: str = "reader"  # none, reader or vgg19
     scales: int = 2  # of the perceptual pyramid
     pixel: float = 1.0
-    region: float = 0.5
+    region: float = 2.0
+    inside: float = 1.0  # of the mouth
+    painted: float = 0.5  # of what is painted, before the source's pixels join it
     features: float = 0.3
     features_region: float = 0.3
     anchor: float = 0.3
@@ -53,6 +63,7 @@ class RendererTraining:
     adapter: float = 0.02
     adversarial: float = 0.0
     adversarial_from: float = 0.7  # share of the steps after which the adversary joins
+    focus: float = 0.0  # how much more often frames with open mouths and closed eyes drive
     average: float = 0.999
     seed: int = 0
 
@@ -99,7 +110,7 @@ class RendererTrainer:
         self.step = 0
 
     def begin_reading(self, heads: HeadData, steps: int = 3000) -> None:
-        """Begin the motion encoder from the face reader, and its geometry from true landmarks: that needs no pictures."""
+        """Begin the motion encoder from the face reader, and its geometry from true landmarks without pictures."""
         encoder = self.renderer.motion_encoder
         encoder.reader.load_state_dict(load_reader().state_dict())
         landmarks, latent = (torch.from_numpy(heads.labels[k]).flatten(0, 1).float() for k in ("landmarks", "latent"))
@@ -108,7 +119,8 @@ class RendererTrainer:
             optimiser.param_groups[0]["lr"] = 2e-3 * cosine(step, steps)
             rows = torch.randint(len(latent), (256,), generator=self.rng)
             noisy = landmarks[rows] + 0.004 * torch.randn(256, *landmarks.shape[1:], generator=self.rng)
-            loss = F.smooth_l1_loss(encoder.from_landmarks(noisy.to(self.device)), latent[rows].to(self.device), beta=0.5)
+            read = encoder.from_landmarks(noisy.to(self.device))
+            loss = F.smooth_l1_loss(read, latent[rows].to(self.device), beta=0.5)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -148,6 +160,8 @@ class RendererTrainer:
         surface = views.surface.flatten(0, 1)
         match = self.correspondence(maps, [k[following] for k in keys], surface, surface[following],
                                     region_mask(views.landmarks.flatten(0, 1), 64))
+        if not self.options.anchor:
+            return match, {"correspondence": match}
         _, anchor = self.read(views.flat(0))
         return anchor + match, {"anchor": anchor, "correspondence": match}
 
@@ -163,17 +177,24 @@ class RendererTrainer:
         motion = torch.where(by_truth[:, None], driving.latent, read)
         adapted = model.adapter(motion, features.identity)
         maps = model.motion_decoder(adapted)
-        frames = model.synthesis(model.transfer(maps, features.transfer)).float()
+        aligned = model.transfer(maps, features.transfer)
+        painted, trust = model.synthesis.paint(aligned)
+        frames = model.synthesis.blend(painted, trust, aligned).float()
 
         mask = region_mask(driving.landmarks, frames.shape[-1])
-        losses = pixel_loss(frames, driving.pictures, mask)
+        losses = pixel_loss(frames, driving.pictures, mask, driving.inside)
+        if trust is not None:  # what is painted must be right where it is not shown, too: else it would never learn
+            losses["painted"] = sum(pixel_loss(painted.float(), driving.pictures, mask, driving.inside).values())
         losses["anchor"] = anchor + anchor_source
         losses["correspondence"] = self.correspondence(maps, features.transfer.keys, driving.surface,
                                                        source.surface.repeat_interleave(times, 0), mask)
         other = model.adapter(motion, features.identity.roll(times, 0))
         losses["adapter"] = adapter_loss(motion, adapted.float(), other.float())
-        total = (o.pixel * losses["pixel"] + o.region * losses["region"] + o.anchor * losses["anchor"]
+        total = (o.pixel * losses["pixel"] + o.region * losses["region"] + o.inside * losses["inside"]
+                 + o.anchor * losses["anchor"]
                  + o.correspondence * losses["correspondence"] + o.adapter * losses["adapter"])
+        if trust is not None:
+            total = total + o.painted * losses["painted"]
         if self.features:
             seen = perceptual_loss(self.features, frames, driving.pictures, mask, o.scales)
             total = total + o.features * seen["perceptual"] + o.features_region * seen["perceptual_region"]
@@ -219,6 +240,11 @@ class RendererTrainer:
         return {"step": self.step, "config": asdict(self.renderer.config), "renderer": self.renderer.state_dict(),
                 "average": self.average.network.state_dict(), "optimiser": self.optimiser.state_dict(), **critics}
 
+    def begin(self, weights: dict[str, Tensor]) -> None:
+        """Begin from the weights of a renderer."""
+        self.renderer.load_state_dict(weights)
+        self.average.network.load_state_dict(weights)
+
     def load(self, state: dict) -> None:
         self.step = state["step"]
         self.renderer.load_state_dict(state["renderer"])
@@ -251,8 +277,8 @@ def train(data: Path, out: Path, options: RendererTraining, *, held_out: Path | 
           start: Path | None = None, limit: int | None = None) -> Path:
     """Train until `options.steps` or for `minutes`; resumes from OUT/checkpoint.pt. Returns the checkpoint's path.
 
-    OUT gets checkpoint.pt, TensorBoard files, and sheets of held-out people as pictures. `start` is a checkpoint whose
-    renderer to begin from when there is nothing to resume.
+    OUT gets checkpoint.pt, TensorBoard files, and sheets of held-out people as pictures. `start` is a checkpoint or a
+    model folder whose renderer to begin from when there is nothing to resume.
     """
     heads = HeadData(data, limit)
     judge = HeadData(held_out, limit) if held_out else heads
@@ -261,9 +287,8 @@ def train(data: Path, out: Path, options: RendererTraining, *, held_out: Path | 
     if state := load_checkpoint(checkpoint, device):
         trainer.load(state)
     elif start:
-        weights = torch.load(start, map_location=device, weights_only=True)
-        trainer.renderer.load_state_dict(weights["renderer"])
-        trainer.average.network.load_state_dict(weights["average"])
+        trainer.begin(load_model(start).renderer.state_dict() if start.is_dir()
+                      else torch.load(start, map_location=device, weights_only=True)["average"])
     elif config.motion_encoder == "landmarks":
         trainer.begin_reading(heads)
     rng = np.random.default_rng([options.seed, trainer.step])
@@ -271,8 +296,10 @@ def train(data: Path, out: Path, options: RendererTraining, *, held_out: Path | 
     log = Log(out, trainer.step, options.steps, every)
     stop = time.monotonic() + 60 * minutes if minutes else float("inf")
     while trainer.step < options.steps and time.monotonic() < stop:
-        views = heads.sample(rng, options.people, options.driving + 1, config.size)
-        views = Views(recolour(views.pictures, trainer.rng), views.latent, views.landmarks, views.surface)
+        blind = trainer.step < options.geometry_steps and not options.anchor
+        views = heads.sample(rng, options.people, options.driving + 1, 0 if blind else config.size,
+                             options.focus)
+        views = Views(recolour(views.pictures, trainer.rng), *(getattr(views, f.name) for f in fields(Views)[1:]))
         views = Views(*(getattr(views, f.name).to(device) for f in fields(Views)))
         log.add(trainer.step, trainer.update(views))
         if trainer.step % (10 * every) == 0:
@@ -289,7 +316,7 @@ def train(data: Path, out: Path, options: RendererTraining, *, held_out: Path | 
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="imtalker train renderer", description=__doc__.split("\n")[0])
+    parser = OptionParser(prog="imtalker train renderer", description=__doc__.split("\n")[0])
     parser.add_argument("data", type=Path, help="folder made by `imtalker synth`")
     parser.add_argument("out", type=Path, help="folder for checkpoint, metrics and sheets; resumes from it")
     parser.add_argument("--held-out", type=Path, help="folder of people that training never sees, for the sheets")
@@ -297,7 +324,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--bfloat16", action="store_true", help="mixed precision: about twice as fast where supported")
     parser.add_argument("--minutes", type=float, help="stop after so long; run again to go on")
     parser.add_argument("--every", type=int, default=50, help="steps between lines of progress")
-    parser.add_argument("--start", type=Path, help="checkpoint whose renderer to begin from")
+    parser.add_argument("--start", type=Path, help="checkpoint or model folder whose renderer to begin from")
     parser.add_argument("--limit", type=int, help="use only so many people")
     for field in fields(RendererTraining):
         parser.add_argument("--" + field.name.replace("_", "-"), type=type(field.default), default=field.default)
