@@ -31,8 +31,8 @@ def region_mask(landmarks: Tensor, size: int) -> Tensor:
 def pixel_loss(frames: Tensor, target: Tensor, mask: Tensor, inside: Tensor) -> dict[str, Tensor]:
     """Mean absolute difference over the picture, and over regions, each normalised by its area.
 
-    mask (B, 1, S, S): eyes and mouth. inside (B, G, G) bool: the inside of the mouth, few pixels and all there is to see
-    of an open one; without a loss of its own the lips around it outvote it.
+    mask (B, 1, S, S): eyes and mouth. inside (B, G, G) bool: the inside of the mouth, few pixels and all there is to
+    see of an open one; without a loss of its own the lips around it outvote it.
     """
     difference = (frames - target).abs()
     inside = F.interpolate(inside[:, None].float(), size=frames.shape[-2:], mode="bilinear")
