@@ -22,7 +22,7 @@ from ..models.layers import EqualConv2d, EqualLinear, ModulatedConv
 from ..models.motion import LandmarkMotionEncoder
 from ..models.renderer import MINI_RENDERER, Renderer, RendererConfig, SourceFeatures
 from ..models.transfer import TransferSource
-from ..options import OptionParser
+from ..options import OptionParser, take_fields
 from ..weights import load_model
 from .data import HeadData, Views, degrade, recolour
 from .discriminator import Discriminator
@@ -326,10 +326,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--every", type=int, default=50, help="steps between lines of progress")
     parser.add_argument("--start", type=Path, help="checkpoint or model folder whose renderer to begin from")
     parser.add_argument("--limit", type=int, help="use only so many people")
-    for field in fields(RendererTraining):
-        parser.add_argument("--" + field.name.replace("_", "-"), type=type(field.default), default=field.default)
+    parser.add_fields(RendererTraining)
     given = vars(parser.parse_args(arguments))
-    options = RendererTraining(**{f.name: given.pop(f.name) for f in fields(RendererTraining)})
+    options = take_fields(RendererTraining, given)
     train(given.pop("data"), given.pop("out"), options, **given)
 
 
