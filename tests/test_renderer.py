@@ -26,7 +26,8 @@ def tiny(**changes) -> Renderer:
     return Renderer(replace(TINY, **changes)).eval().requires_grad_(False)
 
 
-@pytest.mark.parametrize("ours", [{}, {"fine": "sample"}, {"fine": "sample", "copy": True, "hints": True}])
+@pytest.mark.parametrize("ours", [{}, {"fine": "sample"}, {"fine": "sample", "copy": True, "hints": True},
+                                  {"modulation": "affine"}])
 def test_one_source_many_frames(ours):
     renderer, picture, driving = tiny(**ours), torch.rand(1, 3, 64, 64), torch.rand(3, 3, 64, 64)
     source = renderer.encode_source(picture)
@@ -40,6 +41,12 @@ def test_one_source_many_frames(ours):
 
 def test_config_survives_json():
     assert RendererConfig(**json.loads(json.dumps(asdict(MINI_RENDERER)))) == MINI_RENDERER
+
+
+@pytest.mark.parametrize("name", ["modulation", "fine", "motion_encoder"])
+def test_unknown_choices_are_named(name):
+    with pytest.raises(ValueError, match=f"{name} 'other'"):
+        replace(TINY, **{name: "other"})
 
 
 def test_modulated_convolution_equals_modulated_weights():
@@ -93,7 +100,8 @@ def test_place_is_where_attention_looks():
     source = torch.randn(1, 16, 8, 8) * 6  # every cell unlike every other
     driving = source.roll((1, 2), (2, 3))
     keys = block.keys(source)
-    place = block.place(driving, keys, block.match(driving, keys))
+    _, match = block.forward_and_match(driving, keys, keys)
+    place = block.place(driving, keys, match)
     torch.testing.assert_close(place[0, :, 5, 6], torch.tensor([4.0, 4.0]), atol=0.01, rtol=0)
     torch.testing.assert_close(place[0, :, 1, 2], torch.tensor([0.0, 0.0]), atol=0.01, rtol=0)
 
@@ -107,13 +115,17 @@ def test_trusted_pixels_are_the_sources_own():
     torch.testing.assert_close(renderer.render(source, source.motion), renderer.transfer(maps, source.transfer)[-1])
 
 
-def test_match_in_pieces_is_the_same(monkeypatch):
+def test_attention_with_its_match_in_pieces_is_the_same(monkeypatch):
     torch.manual_seed(3)
     block = MotionTransfer((8,), 2, "mean", hints=False).levels[0]
-    driving, keys = torch.randn(2, 8, 8, 8), block.keys(torch.randn(2, 8, 8, 8))
-    whole = block.match(driving, keys)
+    driving, source = torch.randn(2, 8, 8, 8), torch.randn(1, 8, 8, 8)
+    inputs = driving, block.keys(source), block.values(source)
+    whole, match = block.forward_and_match(*inputs)
+    torch.testing.assert_close(whole, block(*inputs))
     monkeypatch.setattr(transfer, "MAX_WEIGHTS", 1000)
-    assert torch.equal(whole, block.match(driving, keys))
+    pieces, match_of_pieces = block.forward_and_match(*inputs)
+    assert torch.equal(match, match_of_pieces)
+    torch.testing.assert_close(pieces, whole)
 
 
 def gflop(call) -> float:

@@ -108,6 +108,15 @@ def test_mouth_label_and_picture_open_with_the_jaw(scene):
 
 
 @needs_pack
+def test_an_open_mouth_is_darker_than_its_lips(scene):
+    frame = shoot(scene, cam=(0.5, 0, 0), jawOpen=0.6)
+    brightness = frame.image.mean(-1)
+    at = lambda points: np.float32([brightness[y, x] for x, y in (frame.landmarks[points] * SIZE).astype(int)]).mean()
+    middle = (frame.landmarks[62] + frame.landmarks[66]) / 2 * SIZE
+    assert brightness[int(middle[1]), int(middle[0])] < 0.6 * at([51, 57, 50, 52, 56, 58])
+
+
+@needs_pack
 def test_gaze_turns_the_iris_but_not_the_landmarks(scene):
     straight, left = shoot(scene), shoot(scene, gaze=(0.4, 0))
     assert np.abs(straight.landmarks[:36] - left.landmarks[:36]).max() < 1e-3

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from imtalker.errors import InputError
-from imtalker.models.renderer import RendererConfig
+from imtalker.models.renderer import Renderer, RendererConfig
 from imtalker.models.transfer import CrossAttention
 from imtalker.train.data import HeadData, degrade, recolour, surface_code
 from imtalker.train.loop import Average
@@ -24,15 +24,15 @@ from imtalker.train.losses import (
     region_mask,
 )
 from imtalker.train.perceptual import perceptual_network
-from imtalker.train.renderer import RendererTrainer, RendererTraining, train
+from imtalker.train.renderer import RendererTrainer, RendererTraining, crop, train
 from imtalker.weights import load_model
 
 CONFIG = RendererConfig(
     size=64, stem=4, widths=(8, 8, 8), encoder_residuals=0, identity_dim=8, motion_stem=4, motion_widths=(8, 8),
     adapter_hidden=8, const_channels=4, map_convs=1, attention_levels=2, heads=2, fine="sample",
     synthesis_residuals=((0, 0),) * 2, synthesis_attention=("none",) * 2)
-OPTIONS = RendererTraining(geometry_steps=2, steps=4, people=2, driving=2, perceptual="none", adversarial=0.1,
-                           adversarial_from=0.5)
+OPTIONS = RendererTraining(reading_steps=1, geometry_steps=1, steps=4, people=2, driving=2, perceptual="none",
+                           adversarial=0.1, adversarial_from=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_a_run_can_be_taken_up_again(data, tmp_path):
     assert list(tmp_path.glob("events.*"))
 
 
-def test_geometry_leaves_synthesis_alone_and_pictures_train_all(data):
+def test_every_phase_trains_its_own_and_pictures_train_all(data):
     heads, trainer = HeadData(data), RendererTrainer(CONFIG, OPTIONS, "cpu", bfloat16=False)
     views = heads.sample(np.random.default_rng(0), 2, 3, 64)
     moved = []
@@ -73,9 +73,27 @@ def test_geometry_leaves_synthesis_alone_and_pictures_train_all(data):
         losses = trainer.update(views)
         moved.append({n.split(".")[0] for n, p in trainer.renderer.named_parameters() if not torch.equal(before[n], p)})
         assert all(torch.isfinite(v) for v in losses.values())
-    assert "synthesis" not in moved[0] and "motion_decoder" in moved[0]
+    assert moved[0] == {"motion_encoder"}
+    assert {"motion_decoder", "transfer"} <= moved[1] <= {"motion_decoder", "transfer", "adapter"}
     assert moved[2] >= {"appearance_encoder", "motion_encoder", "adapter", "motion_decoder", "transfer", "synthesis"}
     assert "critic" in losses
+
+
+def test_a_window_shows_what_the_whole_picture_shows_there(data):
+    model = Renderer(replace(CONFIG, copy=True)).eval()
+    pictures = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        aligned = model.transfer(model.motion_maps(torch.randn(2, 32), torch.zeros(1, 8)),
+                                 model.encode_source(pictures).transfer)
+        whole, _ = model.synthesis.paint(aligned)
+        corner = torch.tensor([[0.25, 0.5], [1.0, 0.0]])
+        coarse = model.synthesis.stages(aligned[:2])
+        part, _ = model.synthesis.paint([crop(x, corner) for x in (coarse, *aligned[2:])], 1)
+    torch.testing.assert_close(part[:, :, 12:20, 12:20], crop(whole, corner)[:, :, 12:20, 12:20])
+    options = replace(OPTIONS, reading_steps=0, geometry_steps=0, window=1.0, reading=0.0)
+    trainer = RendererTrainer(replace(CONFIG, copy=True), options, "cpu", bfloat16=False)
+    _, losses, (frames, target) = trainer.picture(HeadData(data).sample(np.random.default_rng(0), 2, 3, 64))
+    assert frames.shape == target.shape == (4, 3, 32, 32) and "anchor" not in losses
 
 
 def test_no_data_says_how_to_make_it(tmp_path):
@@ -112,7 +130,7 @@ def test_region_is_eyes_and_mouth():
     assert mask[5, 5] == 0 and mask[60, 50] == 0
     frames, target = torch.zeros(1, 3, 100, 100), torch.zeros(1, 3, 100, 100)
     target[:, :, 80, 50] = 1
-    losses = pixel_loss(frames, target, mask[None, None], torch.zeros(1, 8, 8, dtype=torch.bool))
+    losses = pixel_loss(frames, target, mask[None, None], torch.zeros(1, 1, 100, 100))
     assert losses["region"] > 20 * losses["pixel"] > 0
 
 

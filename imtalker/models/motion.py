@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import EqualConv2d, EqualLinear, EqualMLP, ModulatedConv, blur, fused_leaky_relu
+from .layers import AffineConv, EqualConv2d, EqualLinear, EqualMLP, ModulatedConv, blur, fused_leaky_relu
 from .reader import POINTS, FaceReader
 
 
@@ -99,16 +99,19 @@ class IdentityAdapter(nn.Module):
 class MotionDecoder(nn.Module):
     """Adapted latent (B, motion_dim) to motion maps, coarse first: one map per width, each twice the size before.
 
-    The first map is 2·`const_size` wide. `convs` counts a level's modulated convolutions, the doubling one included.
+    The first map is 2·`const_size` wide. `convs` counts a level's convolutions, the doubling one included. The latent
+    steers them by `modulation`: "scale" of their input channels as published, or "affine".
     """
 
-    def __init__(self, motion_dim: int, const_channels: int, const_size: int, widths: tuple[int, ...], convs: int):
+    def __init__(self, motion_dim: int, const_channels: int, const_size: int, widths: tuple[int, ...], convs: int,
+                 modulation: str):
         super().__init__()
+        Conv = AffineConv if modulation == "affine" else ModulatedConv
         self.const = nn.Parameter(torch.randn(1, const_channels, const_size, const_size))
-        self.first = ModulatedConv(const_channels, widths[0], motion_dim)
+        self.first = Conv(const_channels, widths[0], motion_dim)
         inputs = (widths[0], *widths)
         self.levels = nn.ModuleList(
-            nn.ModuleList(ModulatedConv(inputs[i] if j == 0 else width, width, motion_dim, up=j == 0)
+            nn.ModuleList(Conv(inputs[i] if j == 0 else width, width, motion_dim, up=j == 0)
                           for j in range(convs))
             for i, width in enumerate(widths))
 

@@ -27,7 +27,8 @@ class RendererConfig:
     adapter_hidden: int = 512
     adapter_residual: bool = False  # the adapter adds to the latent instead of replacing it
     const_channels: int = 32
-    map_convs: int = 3  # modulated convolutions per level of the motion decoder
+    map_convs: int = 3  # convolutions per level of the motion decoder
+    modulation: str = "scale"  # how the latent steers them: "scale" as published, or "affine"
     attention_levels: int = 4  # levels that attend; finer ones are resampled
     heads: int = 8
     fine: str = "mean"  # how finer levels follow: "mean" of a cell as published, or "sample"
@@ -42,6 +43,8 @@ class RendererConfig:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.motion_encoder not in ("pixels", "landmarks"):
             raise ValueError(f"motion_encoder {self.motion_encoder!r}, expected 'pixels' or 'landmarks'")
+        if self.modulation not in ("scale", "affine"):
+            raise ValueError(f"modulation {self.modulation!r}, expected 'scale' or 'affine'")
         if self.fine not in ("mean", "sample"):
             raise ValueError(f"fine {self.fine!r}, expected 'mean' or 'sample'")
         object.__setattr__(self, "synthesis_residuals", tuple(tuple(pair) for pair in self.synthesis_residuals))
@@ -56,7 +59,7 @@ MINI_RENDERER = RendererConfig(
     size=256, stem=16, widths=(96, 96, 48, 32, 16), encoder_residuals=1, identity_dim=128,
     motion_encoder="landmarks", adapter_hidden=128,
     adapter_residual=True, const_channels=32,
-    map_convs=2, attention_levels=3, heads=2, fine="sample", hints=True, copy=True,
+    map_convs=2, modulation="affine", attention_levels=3, heads=2, fine="sample", hints=True, copy=True,
     synthesis_residuals=((0, 1), (0, 1), (0, 1), (0, 1)), synthesis_attention=("global", "none", "none", "none"))
 
 
@@ -80,7 +83,8 @@ class Renderer(nn.Module):
         self.motion_encoder = (LandmarkMotionEncoder(c.motion_dim) if c.motion_encoder == "landmarks"
                                else MotionEncoder(c.motion_stem, c.motion_widths, c.motion_dim))
         self.adapter = IdentityAdapter(c.motion_dim, c.identity_dim, c.adapter_hidden, c.adapter_residual)
-        self.motion_decoder = MotionDecoder(c.motion_dim, c.const_channels, c.first_size // 2, map_widths, c.map_convs)
+        self.motion_decoder = MotionDecoder(c.motion_dim, c.const_channels, c.first_size // 2, map_widths, c.map_convs,
+                                           c.modulation)
         self.transfer = MotionTransfer(map_widths, c.heads, c.fine, c.hints)
         self.synthesis = SynthesisNetwork(c.widths, c.synthesis_residuals, c.synthesis_attention, c.heads, c.first_size,
                                           c.copy)

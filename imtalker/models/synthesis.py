@@ -114,16 +114,17 @@ class SynthesisNetwork(nn.Module):
             self_attention(kind, o, heads, first_size * 2 ** (k + 1)) for k, (_, o, _, kind) in enumerate(stages))
         self.to_rgb = nn.Conv2d(widths[-1], 16 if copy else 12, 3, padding=1)
 
-    def stages(self, aligned: list[Tensor]):
-        """Yields the output of every stage, coarse first."""
+    def stages(self, aligned: list[Tensor], first: int = 0) -> Tensor:
+        """Output of as many stages as there are maps, from stage `first`, whose input is the first map."""
         x = aligned[0]
-        for up, join, attention, features in zip(self.up, self.join, self.attention, aligned[1:]):
+        stages = list(zip(self.up, self.join, self.attention))[first:]
+        for (up, join, attention), features in zip(stages, aligned[1:]):
             x = attention(join(torch.cat([up(x), features], 1)))
-            yield x
+        return x
 
-    def paint(self, aligned: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+    def paint(self, aligned: list[Tensor], first: int = 0) -> tuple[Tensor, Tensor | None]:
         """The painted picture (B, 3, S, S) and, with `copy`, how far to trust fetched pixels instead, (B, 1, S, S)."""
-        *_, x = self.stages(aligned)
+        x = self.stages(aligned, first)
         painted = F.pixel_shuffle(self.to_rgb(F.leaky_relu(x, 0.2)), 2).sigmoid()
         return (painted[:, :3], painted[:, 3:]) if self.copy else (painted, None)
 

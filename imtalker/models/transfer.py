@@ -71,15 +71,20 @@ class CrossAttention(nn.Module):
         x = F.scaled_dot_product_attention(queries, keys.expand(batch), values.expand(batch))
         return self.merge(x, driving_map.shape)
 
-    @torch.no_grad()
-    def match(self, driving_map: Tensor, keys: Tensor) -> Tensor:
-        """For every target cell the source cell of greatest weight, mean over heads: (B, N) int64.
+    def forward_and_match(self, driving_map: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """As `forward`, and for every target cell the source cell of greatest weight, mean over heads: (B, N) int64.
 
         Works through the target rows in pieces, so that no more than MAX_WEIGHTS weights exist at a time.
         """
         queries = self.queries(driving_map)
         rows = max(1, MAX_WEIGHTS // (len(queries) * self.heads * keys.shape[2]))
-        return torch.cat([self.weights(piece, keys).mean(1).argmax(-1) for piece in queries.split(rows, dim=2)], 1)
+        attended, match = [], []
+        with torch.autocast(queries.device.type, enabled=False):  # its casts would cost more than the rest
+            for piece in queries.float().split(rows, dim=2):
+                weights = self.weights(piece, keys.float())
+                attended.append(weights @ values.float())
+                match.append(weights.detach().sum(1).argmax(-1))
+        return self.merge(torch.cat(attended, 2).to(queries.dtype), driving_map.shape), torch.cat(match, 1)
 
     def place(self, driving_map: Tensor, keys: Tensor, match: Tensor) -> Tensor:
         """Where in the source every target cell looks, finer than a cell: (B, 2, H, W) x and y, in cells.
@@ -92,12 +97,13 @@ class CrossAttention(nn.Module):
         y = (match // width)[..., None] + reach.repeat_interleave(len(reach))  # (B, N, K)
         x = (match % width)[..., None] + reach.repeat(len(reach))
         inside = (0 <= y) & (y < height) & (0 <= x) & (x < width)
-        rows = (y.clamp(0, height - 1) * width + x.clamp(0, width - 1)).flatten(1)  # (B, N·K)
-        near = keys.expand(len(queries), -1, -1, -1).transpose(1, 2).flatten(2)  # (B, N', h·d)
-        near = near.gather(1, rows[..., None].expand(-1, -1, near.shape[-1]))
-        near = near.unflatten(1, x.shape[1:]).unflatten(-1, (self.heads, -1))  # (B, N, K, h, d)
-        logits = torch.einsum("bhnd,bnkhd->bhnk", queries, near).float()
-        weights = logits.masked_fill(~inside[:, None], -torch.inf).softmax(-1).mean(1)  # (B, N, K)
+        rows = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)  # (B, N, K)
+        if len(keys) > 1:  # whole rows of one table: far quicker than a gather
+            rows = rows + torch.arange(len(keys), device=rows.device)[:, None, None] * (height * width)
+        near = keys.transpose(1, 2).flatten(0, 1).flatten(1).index_select(0, rows.flatten())  # (B·N·K, h·d)
+        near = near.view(*rows.shape, self.heads, -1)
+        logits = (queries.transpose(1, 2)[:, :, None] * near).sum(-1).float()  # (B, N, K, h)
+        weights = logits.masked_fill(~inside[..., None], -torch.inf).softmax(2).mean(-1)  # (B, N, K)
         return torch.stack([(weights * x).sum(-1), (weights * y).sum(-1)], 1).unflatten(2, (height, width))
 
 
@@ -132,12 +138,12 @@ class MotionTransfer(nn.Module):
 
     def forward(self, driving_maps: list[Tensor], source: TransferSource) -> list[Tensor]:
         """Aligned features, coarse first: one map for each appearance map of the source."""
-        aligned = [block(x, keys, values)
-                   for block, x, keys, values in zip(self.levels, driving_maps, source.keys, source.values)]
+        *coarse, (finest, driving_map, keys, values) = zip(self.levels, driving_maps, source.keys, source.values)
+        aligned = [block(*inputs) for block, *inputs in coarse]
+        attended, match = finest.forward_and_match(driving_map, keys, values)
+        aligned.append(attended)
         if self.hints:
             aligned = [x + hint(driving) for x, hint, driving in zip(aligned, self.hints, driving_maps)]
-        finest, driving_map, keys = self.levels[-1], driving_maps[-1], source.keys[-1]
-        match = finest.match(driving_map, keys)
         if self.fine == "mean":
             return aligned + [fetch_means(rows, match, driving_map.shape[-1], 2 ** (level + 1))
                               for level, rows in enumerate(source.fine)]

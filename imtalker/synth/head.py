@@ -19,6 +19,11 @@ BACKGROUND, SKIN, EYES, MOUTH, HAIR, BROWS, CLOTHES = range(7)
 PART_OF_KIND = {"skin": SKIN, "eyes": EYES, "teeth": MOUTH, "tongue": MOUTH, "tops": CLOTHES, "hair": HAIR,
                 "brows": BROWS, "lashes": BROWS}
 
+# Light that falls in between the lips fades with depth behind them: decimetres to 1/e, and a further factor. Without it
+# an open mouth is as bright as the lips around it.
+MOUTH_SHADE = {"teeth": (0.3, 0.9), "tongue": (0.2, 0.9), "inner": (0.12, 0.6)}
+TONGUE_REST = np.float32([0, -0.06, -0.05])  # the pack's tongue lies in sight of a camera; people's rests lower
+
 # The template head of the surface map: the average adult. One unit of the map is 1.8 / 120 decimetres; the origin lies
 # inside the head at the height of the mouth, so that head and shoulders fill about -120..120.
 TEMPLATE_MACRO = {f"{race}-{gender}-young": 1 / 6
@@ -62,13 +67,20 @@ class Head:
         faces, corners = [heads["tri"][~hidden].astype(np.int32)], [heads["uv"][heads["tri_uv"][~hidden]]]
         inner = np.isin(heads["part_names"][heads["tri_part"][~hidden]], ["mouth_inner"])
         material, part = [np.zeros(len(inner), np.int32)], [np.where(inner, MOUTH, SKIN)]
-        turns, visible, template = [heads["w_head"]], [heads["ao"] / 255], [average]
+        lips = base[self.landmark_index[60:68], 2].mean()
+        shade = lambda what, z: MOUTH_SHADE[what][1] * np.exp(np.minimum(z - lips, 0) / MOUTH_SHADE[what][0])
+        inside = np.setdiff1d(faces[0][inner], faces[0][~inner])
+        skin_visible = heads["ao"] / 255
+        skin_visible[inside] *= shade("inner", base[inside, 2])
+        turns, visible, template = [heads["w_head"]], [skin_visible], [average]
         bindings, count = [], len(base)
         for kind in KINDS[1:]:
             if kind not in names:
                 continue
             get = lambda piece, key=names[kind]: pack.proxies[f"{key}/{piece}"]
             binding = pack.binding(names[kind], base)
+            if kind == "tongue":
+                binding = (*binding[:2], binding[2] + TONGUE_REST)
             faces.append(get("tri").astype(np.int32) + count)
             corners.append(get("uv")[get("tri_uv")])
             material.append(np.full(len(get("tri")), KINDS.index(kind), np.int32))
@@ -79,6 +91,8 @@ class Head:
                 visible.append(occlusion / 255)
             else:                                                       # eyeballs lie in the shade of lids and brows
                 visible.append(np.full(len(binding[0]), 0.6 if kind == "eyes" else 1.))
+            if kind in MOUTH_SHADE:
+                visible[-1] = visible[-1] * shade(kind, _hang(base, *binding)[:, 2])
             template.append(_hang(average, *pack.binding(names[kind], average)))
             if kind == "eyes":
                 self.eyeballs = _hang(base, *binding)                          # eyeballs ignore the expression

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..errors import InputError
 
-MOUTH_INSIDE = 3  # of `parts`
+MOUTH = 3  # of `parts`
 LABELS = ("latent", "pose", "cam", "gaze", "blink", "mouth", "landmarks", "surface", "parts")
 
 
@@ -29,7 +29,7 @@ class Views:
     latent: Tensor  # (S, n, 32)
     landmarks: Tensor  # (S, n, 68, 2) fractions of the picture's side
     surface: Tensor  # (S, n, 64, 64, 4), see `surface_code`
-    inside: Tensor  # (S, n, 64, 64) bool, the inside of the mouth
+    parts: Tensor  # (S, n, 64, 64) uint8, see `synth.dataset`
 
     def flat(self, first: int, last: int | None = None) -> Views:
         """Frames first…last of every person, flattened to (S·(last - first), …)."""
@@ -96,7 +96,7 @@ class HeadData:
             pictures = F.interpolate(pictures.flatten(0, 1), size=(size, size), mode="area").unflatten(0, which.shape)
         pick = {k: torch.from_numpy(self.labels[k][who, which]) for k in ("latent", "landmarks", "surface", "parts")}
         return Views(pictures, pick["latent"], pick["landmarks"], surface_code(pick["surface"], pick["parts"]),
-                     pick["parts"] == MOUTH_INSIDE)
+                     pick["parts"])
 
 
 def recolour(pictures: Tensor, rng: torch.Generator) -> Tensor:

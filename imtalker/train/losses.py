@@ -8,36 +8,51 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..models.transfer import CrossAttention
+from .data import MOUTH
 
 Features = Callable[[Tensor], list[Tensor]]  # pictures (B, 3, H, W) to maps (B, C, h, w), for perceptual losses
 
 EYES_AND_MOUTH = ((36, 42), (42, 48), (48, 68))  # landmark ranges
+PART_WEIGHTS = (0.3, 0.5, 5, 5, 1, 2, 1)  # background, skin, eyes, mouth, hair, brows and lashes, clothes
+
+
+def ellipses(centre: Tensor, radius: Tensor, size: int) -> Tensor:
+    """The union of ellipses, centre and radius (B, n, 2) in fractions: (B, 1, size, size) of 0 and 1."""
+    at = (torch.arange(size, device=centre.device) + 0.5) / size
+    grid = torch.stack(torch.meshgrid(at, at, indexing="xy"), -1)
+    distance = (grid - centre[:, :, None, None]) / radius[:, :, None, None]
+    return (distance.square().sum(-1) < 1).any(1, keepdim=True).float()
 
 
 def region_mask(landmarks: Tensor, size: int) -> Tensor:
-    """Ellipses over both eyes and the mouth: landmarks (B, 68, 2) in fractions to (B, 1, size, size) of 0 and 1."""
-    at = (torch.arange(size, device=landmarks.device) + 0.5) / size
-    grid = torch.stack(torch.meshgrid(at, at, indexing="xy"), -1)
-    mask = torch.zeros(len(landmarks), size, size, dtype=torch.bool, device=landmarks.device)
-    for first, last in EYES_AND_MOUTH:
-        points = landmarks[:, first:last]
-        low, high = points.amin(1), points.amax(1)
-        radius = ((high - low) * 0.75).clamp_min(0.045)
-        distance = (grid - ((low + high) / 2)[:, None, None]) / radius[:, None, None]
-        mask |= distance.square().sum(-1) < 1
-    return mask[:, None].float()
+    """Both eyes and the mouth with what is around them: landmarks (B, 68, 2) to (B, 1, size, size) of 0 and 1."""
+    features = [landmarks[:, first:last] for first, last in EYES_AND_MOUTH]
+    low, high = (torch.stack([extreme(x, 1) for x in features], 1) for extreme in (torch.amin, torch.amax))
+    return ellipses((low + high) / 2, ((high - low) * 0.75).clamp_min(0.045), size)
 
 
-def pixel_loss(frames: Tensor, target: Tensor, mask: Tensor, inside: Tensor) -> dict[str, Tensor]:
+def openings_mask(landmarks: Tensor, parts: Tensor, size: int) -> Tensor:
+    """Where eyes are or would be if they were open, and the inside of the mouth: (B, 1, size, size), 0 to 1."""
+    eyes = torch.stack([landmarks[:, first:last] for first, last in EYES_AND_MOUTH[:2]], 1)
+    width = (eyes[:, :, 0] - eyes[:, :, 3]).norm(dim=-1, keepdim=True)
+    eyes = ellipses(eyes.mean(2), width * width.new_tensor([0.5, 0.25]), size)
+    return eyes.maximum(F.interpolate((parts == MOUTH)[:, None].float(), size=(size, size), mode="bilinear"))
+
+
+def pixel_loss(frames: Tensor, target: Tensor, mask: Tensor, openings: Tensor) -> dict[str, Tensor]:
     """Mean absolute difference over the picture, and over regions, each normalised by its area.
 
-    mask (B, 1, S, S): eyes and mouth. inside (B, G, G) bool: the inside of the mouth, few pixels and all there is to
-    see of an open one; without a loss of its own the lips around it outvote it.
+    Masks (B, 1, S, S): eyes and mouth, and their openings, few pixels that say most: without a loss of their own what
+    is around them would outvote them.
     """
     difference = (frames - target).abs()
-    inside = F.interpolate(inside[:, None].float(), size=frames.shape[-2:], mode="bilinear")
     over = lambda region: (difference * region).sum() / (3 * region.sum()).clamp_min(1)  # noqa: E731
-    return {"pixel": difference.mean(), "region": over(mask), "inside": over(inside)}
+    return {"pixel": difference.mean(), "region": over(mask), "openings": over(openings)}
+
+
+def parts_loss(logits: Tensor, parts: Tensor) -> Tensor:
+    """Cross-entropy of logits (B, 7, G, G) against parts (B, G, G), in which small parts count for more per cell."""
+    return F.cross_entropy(logits.float(), parts.long(), logits.new_tensor(PART_WEIGHTS, dtype=torch.float32))
 
 
 def perceptual_loss(features: Features, frames: Tensor, target: Tensor, mask: Tensor, scales: int) -> dict[str, Tensor]:

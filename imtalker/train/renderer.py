@@ -1,8 +1,9 @@
 """Train the renderer on rendered heads (stage one of IMTalker's training).
 
-Two phases. *Geometry* costs little and needs no pictures made: the motion encoder learns to read the anchored latent,
-and the motion decoder and transfer's queries and keys learn where things go, from the rendered surface. *Picture*
-trains everything: pixels, features, eyes and mouth, identity-adapter distance, and towards its end adversarially.
+Three phases. *Reading*: the motion encoder learns to read the anchored latent off pictures. *Geometry* needs no
+pictures: the motion decoder learns to draw the parts of a face, and transfer's queries and keys where things go, from
+the rendered surface. *Picture* trains everything: pixels, features, eyes and mouth, identity-adapter distance, and
+towards its end adversarially.
 
     python -m imtalker.train.renderer DATA OUT
 """
@@ -32,6 +33,8 @@ from .losses import (
     correspondence_loss,
     discriminator_loss,
     generator_loss,
+    openings_mask,
+    parts_loss,
     perceptual_loss,
     pixel_loss,
     region_mask,
@@ -43,23 +46,27 @@ from .perceptual import perceptual_network
 class RendererTraining:
     """Options of a run; loss weights of zero switch a loss off."""
 
+    reading_steps: int = 2000
     geometry_steps: int = 2000
-    steps: int = 40000  # geometry included
+    steps: int = 40000  # reading and geometry included
     people: int = 4  # sources in a batch
     driving: int = 3  # driving frames of each
     learning_rate: float = 1e-3
     equalised_rate: float = 4.0  # times the learning rate, for layers whose stored weights have unit variance
     reading_rate: float = 3.0  # times the learning rate, for a motion encoder that begins trained
+    reading: float = 0.5  # share of people moved as their pictures are read; 0: all by the truth, nothing is read
+    window: float = 0.0  # share of steps that look at half the side around the face only, in half the time
     perceptual: str = "reader"  # none, reader or vgg19
     scales: int = 2  # of the perceptual pyramid
     pixel: float = 1.0
     region: float = 2.0
-    inside: float = 1.0  # of the mouth
+    openings: float = 1.0  # of eyes and mouth
     painted: float = 0.5  # of what is painted, before the source's pixels join it
     features: float = 0.3
     features_region: float = 0.3
     anchor: float = 0.3
     correspondence: float = 0.1
+    parts: float = 0.3
     adapter: float = 0.02
     adversarial: float = 0.0
     adversarial_from: float = 0.7  # share of the steps after which the adversary joins
@@ -92,15 +99,39 @@ def adam(network: nn.Module, options: RendererTraining, betas: tuple[float, floa
                              for rate, parameters in groups.items()], betas=betas, fused=True)
 
 
+class PartsProbe(nn.Module):
+    """Reads the parts of the face off the finest driving map: a map that knows them tells synthesis what to paint.
+
+    (B, C, G, G) to logits (B, 7, 64, 64). Training only.
+    """
+
+    def __init__(self, config: RendererConfig):
+        super().__init__()
+        self.times = max(1, 64 // (config.first_size << config.attention_levels - 1))
+        self.conv = nn.Conv2d(config.widths[config.attention_levels - 1], 7 * self.times ** 2, 3, padding=1)
+        nn.init.zeros_(self.conv.weight)
+
+    def forward(self, driving_map: Tensor) -> Tensor:
+        return F.pixel_shuffle(self.conv(driving_map), self.times)
+
+
+def crop(maps: Tensor, corner: Tensor) -> Tensor:
+    """Half the side of maps (B, C, H, H) from `corner` (B, 2), x and y in half sides."""
+    side = maps.shape[-1] // 2
+    places = (corner * side).round().int().tolist()
+    return torch.stack([m[:, y:y + side, x:x + side] for m, (x, y) in zip(maps, places)])
+
+
 class RendererTrainer:
-    """Networks, optimisers and the step of both phases. `device` runs them; `bfloat16` halves the time where it can."""
+    """Networks, optimisers and the step of every phase. `device` runs them; `bfloat16` halves the time where it can."""
 
     def __init__(self, config: RendererConfig, options: RendererTraining, device: str, bfloat16: bool):
         torch.manual_seed(options.seed)
         self.options, self.device, self.bfloat16 = options, device, bfloat16
         self.renderer = Renderer(config).to(device, memory_format=torch.channels_last)
         self.average = Average(self.renderer, options.average)
-        self.optimiser = adam(self.renderer, options, betas=(0.9, 0.99))
+        self.parts = PartsProbe(config).to(device)
+        self.optimiser = adam(nn.ModuleList([self.renderer, self.parts]), options, betas=(0.9, 0.99))
         self.features = perceptual_network(options.perceptual)
         if self.features:
             self.features.to(device)
@@ -148,58 +179,73 @@ class RendererTrainer:
         return sum(correspondence_loss(level, maps, key, driving, source, 0.1 + mask, 192)
                    for level, maps, key in levels) / len(keys)
 
+    def noisy(self, latent: Tensor) -> Tensor:
+        """True latents as uncertain as those that are read or made."""
+        return latent + 0.05 * torch.randn(latent.shape, generator=self.rng).to(latent.device)
+
     def geometry(self, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of the first phase, from latents and surfaces alone but for the motion encoder."""
+        """Loss of the second phase, from latents, surfaces and parts alone."""
         model, frames = self.renderer, views.latent.shape[1]
-        latent = views.latent.flatten(0, 1)
-        identity = latent.new_zeros(1, model.config.identity_dim)
-        maps = model.motion_maps(latent + 0.05 * torch.randn_like(latent), identity)
+        views = views.flat(0)
+        identity = views.latent.new_zeros(1, model.config.identity_dim)
+        maps = model.motion_maps(self.noisy(views.latent), identity)
         keys = [level.keys(m) for level, m in zip(model.transfer.levels, maps)]
         # Every frame of a person drives, and the next frame of the same person is its source.
-        following = torch.arange(len(latent)).view(-1, frames).roll(-1, 1).flatten()
-        surface = views.surface.flatten(0, 1)
-        match = self.correspondence(maps, [k[following] for k in keys], surface, surface[following],
-                                    region_mask(views.landmarks.flatten(0, 1), 64))
-        if not self.options.anchor:
-            return match, {"correspondence": match}
-        _, anchor = self.read(views.flat(0))
-        return anchor + match, {"anchor": anchor, "correspondence": match}
+        following = torch.arange(len(keys[0])).view(-1, frames).roll(-1, 1).flatten()
+        losses = {"correspondence": self.correspondence(maps, [k[following] for k in keys], views.surface,
+                                                        views.surface[following], region_mask(views.landmarks, 64)),
+                  "parts": parts_loss(self.parts(maps[-1]), views.parts)}
+        return losses["correspondence"] + self.options.parts * losses["parts"], losses
 
     def picture(self, views: Views) -> tuple[Tensor, dict[str, Tensor], tuple[Tensor, Tensor]]:
-        """Loss of the second phase; also the frames and their targets, (B, 3, S, S)."""
+        """Loss of the third phase; also the frames and their targets, (B, 3, S, S)."""
         model, o, times = self.renderer, self.options, views.latent.shape[1] - 1
         source, driving = views.flat(0, 1), views.flat(1)
-        own, anchor_source = self.read(source)
+        own, motion = self.noisy(source.latent), self.noisy(driving.latent)
+        losses = {}
+        if o.reading:
+            own, anchor_source = self.read(source)
+            read, anchor = self.read(driving)
+            as_read = torch.rand(len(own), generator=self.rng).to(own.device) < o.reading
+            motion = torch.where(as_read.repeat_interleave(times)[:, None], read, motion)
+            losses["anchor"] = o.anchor * (anchor + anchor_source)
         features = repeat(model.encode_source(source.pictures, own), times)
-        # Half of the people are driven by what the encoder reads, half by the true latent, as the generator will.
-        read, anchor = self.read(driving)
-        by_truth = (torch.arange(len(read), device=read.device) // times) % 2 == 1
-        motion = torch.where(by_truth[:, None], driving.latent, read)
         adapted = model.adapter(motion, features.identity)
         maps = model.motion_decoder(adapted)
-        aligned = model.transfer(maps, features.transfer)
-        painted, trust = model.synthesis.paint(aligned)
-        frames = model.synthesis.blend(painted, trust, aligned).float()
-
-        mask = region_mask(driving.landmarks, frames.shape[-1])
-        losses = pixel_loss(frames, driving.pictures, mask, driving.inside)
-        if trust is not None:  # what is painted must be right where it is not shown, too: else it would never learn
-            losses["painted"] = sum(pixel_loss(painted.float(), driving.pictures, mask, driving.inside).values())
-        losses["anchor"] = anchor + anchor_source
-        losses["correspondence"] = self.correspondence(maps, features.transfer.keys, driving.surface,
-                                                       source.surface.repeat_interleave(times, 0), mask)
         other = model.adapter(motion, features.identity.roll(times, 0))
-        losses["adapter"] = adapter_loss(motion, adapted.float(), other.float())
-        total = (o.pixel * losses["pixel"] + o.region * losses["region"] + o.inside * losses["inside"]
-                 + o.anchor * losses["anchor"]
-                 + o.correspondence * losses["correspondence"] + o.adapter * losses["adapter"])
-        if trust is not None:
-            total = total + o.painted * losses["painted"]
+        target = driving.pictures
+        mask = region_mask(driving.landmarks, target.shape[-1])
+        openings = openings_mask(driving.landmarks, driving.parts, target.shape[-1])
+        losses |= {
+            "correspondence": o.correspondence * self.correspondence(
+                maps, features.transfer.keys, driving.surface, source.surface.repeat_interleave(times, 0), mask),
+            "parts": o.parts * parts_loss(self.parts(maps[-1]), driving.parts),
+            "adapter": o.adapter * adapter_loss(motion, adapted.float(), other.float())}
+
+        aligned, first = model.transfer(maps, features.transfer), 0
+        if torch.rand((), generator=self.rng) < o.window:
+            first = model.config.attention_levels - 1
+            aligned = [model.synthesis.stages(aligned[:first + 1]), *aligned[first + 1:]]
+            corner = self.around_face(driving.landmarks, aligned[0].shape[-1] // 2)
+            *aligned, target, mask, openings = (crop(x, corner) for x in (*aligned, target, mask, openings))
+        painted, trust = model.synthesis.paint(aligned, first)
+        frames = model.synthesis.blend(painted, trust, aligned).float()
+        weights = {"pixel": o.pixel, "region": o.region, "openings": o.openings}
+        losses |= {k: weights[k] * v for k, v in pixel_loss(frames, target, mask, openings).items()}
+        if trust is not None:  # what is painted must be right where it is not shown, too: else it would never learn
+            losses["painted"] = o.painted * sum(
+                weights[k] * v for k, v in pixel_loss(painted.float(), target, mask, openings).items())
         if self.features:
-            seen = perceptual_loss(self.features, frames, driving.pictures, mask, o.scales)
-            total = total + o.features * seen["perceptual"] + o.features_region * seen["perceptual_region"]
-            losses |= seen
-        return total, losses, (frames, driving.pictures)
+            seen = perceptual_loss(self.features, frames, target, mask, o.scales)
+            losses |= {"perceptual": o.features * seen["perceptual"],
+                       "perceptual_region": o.features_region * seen["perceptual_region"]}
+        return sum(losses.values()), losses, (frames, target)
+
+    def around_face(self, landmarks: Tensor, steps: int) -> Tensor:
+        """Corners for `crop` (B, 2), in `steps` to the half side, that put faces somewhere near its middle."""
+        middle = (landmarks.amin(1) + landmarks.amax(1)) / 2
+        wander = (torch.rand(middle.shape, generator=self.rng) - 0.5).to(middle.device) * 0.3
+        return ((2 * (middle + wander) - 0.5).clamp(0, 1) * steps).round() / steps
 
     def adversary(self, frames: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Update the critics, then the renderer's adversarial loss."""
@@ -212,6 +258,12 @@ class RendererTrainer:
         fooled = sum(generator_loss(critic(fake)) for critic, fake in zip(self.critics, pyramid(frames)))
         return fooled, {"critic": judged.detach(), "adversarial": fooled}
 
+    @property
+    def phase(self) -> str:
+        """Of the step that comes next: reading, geometry or picture."""
+        first, second = self.options.reading_steps, self.options.reading_steps + self.options.geometry_steps
+        return "reading" if self.step < first else "geometry" if self.step < second else "picture"
+
     def update(self, views: Views) -> dict[str, Tensor]:
         """One step on a batch; returns its losses."""
         o = self.options
@@ -219,7 +271,11 @@ class RendererTrainer:
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["factor"]
         with self.autocast():
-            if self.step < o.geometry_steps:
+            phase = self.phase
+            if phase == "reading":
+                _, total = self.read(views.flat(0))
+                losses = {"anchor": total}
+            elif phase == "geometry":
                 total, losses = self.geometry(views)
             else:
                 total, losses, (frames, target) = self.picture(views)
@@ -238,10 +294,17 @@ class RendererTrainer:
         critics = {"critics": [c.state_dict() for c in self.critics],
                    "critic_optimiser": self.critic_optimiser.state_dict()} if self.critics else {}
         return {"step": self.step, "config": asdict(self.renderer.config), "renderer": self.renderer.state_dict(),
-                "average": self.average.network.state_dict(), "optimiser": self.optimiser.state_dict(), **critics}
+                "average": self.average.network.state_dict(), "parts": self.parts.state_dict(),
+                "optimiser": self.optimiser.state_dict(), **critics}
 
-    def begin(self, weights: dict[str, Tensor]) -> None:
-        """Begin from the weights of a renderer."""
+    def begin(self, start: Path) -> None:
+        """Begin from the weights of a model's folder or of a checkpoint."""
+        if start.is_dir():
+            weights = load_model(start).renderer.state_dict()
+        else:
+            state = load_checkpoint(start, self.device)
+            weights = state["average"]
+            self.parts.load_state_dict(state["parts"])
         self.renderer.load_state_dict(weights)
         self.average.network.load_state_dict(weights)
 
@@ -249,6 +312,7 @@ class RendererTrainer:
         self.step = state["step"]
         self.renderer.load_state_dict(state["renderer"])
         self.average.network.load_state_dict(state["average"])
+        self.parts.load_state_dict(state["parts"])
         self.optimiser.load_state_dict(state["optimiser"])
         if self.critics and "critics" in state:
             for critic, weights in zip(self.critics, state["critics"]):
@@ -287,8 +351,7 @@ def train(data: Path, out: Path, options: RendererTraining, *, held_out: Path | 
     if state := load_checkpoint(checkpoint, device):
         trainer.load(state)
     elif start:
-        trainer.begin(load_model(start).renderer.state_dict() if start.is_dir()
-                      else torch.load(start, map_location=device, weights_only=True)["average"])
+        trainer.begin(start)
     elif config.motion_encoder == "landmarks":
         trainer.begin_reading(heads)
     rng = np.random.default_rng([options.seed, trainer.step])
@@ -296,15 +359,15 @@ def train(data: Path, out: Path, options: RendererTraining, *, held_out: Path | 
     log = Log(out, trainer.step, options.steps, every)
     stop = time.monotonic() + 60 * minutes if minutes else float("inf")
     while trainer.step < options.steps and time.monotonic() < stop:
-        blind = trainer.step < options.geometry_steps and not options.anchor
-        views = heads.sample(rng, options.people, options.driving + 1, 0 if blind else config.size,
-                             options.focus)
+        sizes = {"reading": 128 if config.motion_encoder == "landmarks" else config.size, "geometry": 0}
+        size = sizes.get(trainer.phase, config.size)
+        views = heads.sample(rng, options.people, options.driving + 1, size, options.focus)
         views = Views(recolour(views.pictures, trainer.rng), *(getattr(views, f.name) for f in fields(Views)[1:]))
         views = Views(*(getattr(views, f.name).to(device) for f in fields(Views)))
         log.add(trainer.step, trainer.update(views))
         if trainer.step % (10 * every) == 0:
             save_checkpoint(checkpoint, **trainer.state())
-            if trainer.step > options.geometry_steps:
+            if trainer.phase == "picture":
                 metrics, rows = validate(trainer.average.network.to("cpu"), test)
                 trainer.average.network.to(device)
                 sheet(rows, out / "sheets" / f"{trainer.step:06d}.png")
