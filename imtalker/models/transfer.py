@@ -80,9 +80,10 @@ class CrossAttention(nn.Module):
         rows = max(1, MAX_WEIGHTS // (len(queries) * self.heads * keys.shape[2]))
         attended, match = [], []
         with torch.autocast(queries.device.type, enabled=False):  # its casts would cost more than the rest
+            keys, values = keys.float(), values.float()
             for piece in queries.float().split(rows, dim=2):
-                weights = self.weights(piece, keys.float())
-                attended.append(weights @ values.float())
+                weights = self.weights(piece, keys)
+                attended.append(weights @ values)
                 match.append(weights.detach().sum(1).argmax(-1))
         return self.merge(torch.cat(attended, 2).to(queries.dtype), driving_map.shape), torch.cat(match, 1)
 

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from ..errors import InputError
 
-MOUTH = 3  # of `parts`
 LABELS = ("latent", "pose", "cam", "gaze", "blink", "mouth", "landmarks", "surface", "parts")
 
 

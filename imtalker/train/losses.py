@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..models.reader import EYES, MOUTH
 from ..models.transfer import CrossAttention
-from .data import MOUTH
 
 Features = Callable[[Tensor], list[Tensor]]  # pictures (B, 3, H, W) to maps (B, C, h, w), for perceptual losses
 
-EYES_AND_MOUTH = ((36, 42), (42, 48), (48, 68))  # landmark ranges
 PART_WEIGHTS = (0.3, 0.5, 5, 5, 1, 2, 1)  # background, skin, eyes, mouth, hair, brows and lashes, clothes
+MOUTH_PART = 3
 
 
 def ellipses(centre: Tensor, radius: Tensor, size: int) -> Tensor:
@@ -26,17 +26,17 @@ def ellipses(centre: Tensor, radius: Tensor, size: int) -> Tensor:
 
 def region_mask(landmarks: Tensor, size: int) -> Tensor:
     """Both eyes and the mouth with what is around them: landmarks (B, 68, 2) to (B, 1, size, size) of 0 and 1."""
-    features = [landmarks[:, first:last] for first, last in EYES_AND_MOUTH]
+    features = [landmarks[:, first:last] for first, last in (*EYES, MOUTH)]
     low, high = (torch.stack([extreme(x, 1) for x in features], 1) for extreme in (torch.amin, torch.amax))
     return ellipses((low + high) / 2, ((high - low) * 0.75).clamp_min(0.045), size)
 
 
 def openings_mask(landmarks: Tensor, parts: Tensor, size: int) -> Tensor:
     """Where eyes are or would be if they were open, and the inside of the mouth: (B, 1, size, size), 0 to 1."""
-    eyes = torch.stack([landmarks[:, first:last] for first, last in EYES_AND_MOUTH[:2]], 1)
+    eyes = torch.stack([landmarks[:, first:last] for first, last in EYES], 1)
     width = (eyes[:, :, 0] - eyes[:, :, 3]).norm(dim=-1, keepdim=True)
     eyes = ellipses(eyes.mean(2), width * width.new_tensor([0.5, 0.25]), size)
-    return eyes.maximum(F.interpolate((parts == MOUTH)[:, None].float(), size=(size, size), mode="bilinear"))
+    return eyes.maximum(F.interpolate((parts == MOUTH_PART)[:, None].float(), size=(size, size), mode="bilinear"))
 
 
 def pixel_loss(frames: Tensor, target: Tensor, mask: Tensor, openings: Tensor) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ..face.reader import load_reader
 from ..models.layers import EqualConv2d, EqualLinear, ModulatedConv
 from ..models.motion import LandmarkMotionEncoder
+from ..models.reader import PARTS
 from ..models.renderer import MINI_RENDERER, Renderer, RendererConfig, SourceFeatures
 from ..models.transfer import TransferSource
 from ..options import OptionParser, take_fields
@@ -108,7 +109,7 @@ class PartsProbe(nn.Module):
     def __init__(self, config: RendererConfig):
         super().__init__()
         self.times = max(1, 64 // (config.first_size << config.attention_levels - 1))
-        self.conv = nn.Conv2d(config.widths[config.attention_levels - 1], 7 * self.times ** 2, 3, padding=1)
+        self.conv = nn.Conv2d(config.widths[config.attention_levels - 1], PARTS * self.times ** 2, 3, padding=1)
         nn.init.zeros_(self.conv.weight)
 
     def forward(self, driving_map: Tensor) -> Tensor:
@@ -191,7 +192,7 @@ class RendererTrainer:
         maps = model.motion_maps(self.noisy(views.latent), identity)
         keys = [level.keys(m) for level, m in zip(model.transfer.levels, maps)]
         # Every frame of a person drives, and the next frame of the same person is its source.
-        following = torch.arange(len(keys[0])).view(-1, frames).roll(-1, 1).flatten()
+        following = torch.arange(len(views.latent)).view(-1, frames).roll(-1, 1).flatten()
         losses = {"correspondence": self.correspondence(maps, [k[following] for k in keys], views.surface,
                                                         views.surface[following], region_mask(views.landmarks, 64)),
                   "parts": parts_loss(self.parts(maps[-1]), views.parts)}
