@@ -9,24 +9,18 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import errno
-import importlib
-import json
 import os
 import signal
 import sys
-import time
 import traceback
 import warnings
 from pathlib import Path
 
-from . import __version__, options
+from . import __version__, commands, options
 from .errors import InputError
 from .options import OptionParser
 
-ASSETS = Path(__file__).parent / "assets"
-BAR_DELAY = 2.0  # seconds that something may take before a progress bar appears
 # What the operating system says when a path or a disk of the user's is at fault
 USERS_ERRNO = {
     errno.ENOENT,
@@ -130,9 +124,9 @@ def _parser() -> OptionParser:
     )
     parser.add_argument("--version", action="version", version=f"imtalker {__version__}")
     parser.set_defaults(run=lambda args: parser.print_help(), command=None)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", parser_class=OptionParser)
+    listed = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", parser_class=OptionParser)
 
-    command = commands.add_parser(
+    command = listed.add_parser(
         "animate",
         help="a picture speaks",
         description=(
@@ -164,9 +158,9 @@ def _parser() -> OptionParser:
             metavar="FILE",
             help=f"{what} per frame at 25 a second: .npy, .npz or .csv; the last row is held",
         )
-    command.set_defaults(run=_animate)
+    command.set_defaults(run=commands.animate)
 
-    command = commands.add_parser(
+    command = listed.add_parser(
         "reenact",
         help="a picture copies the motion of a video",
         description="Make the face in SOURCE move as the one in DRIVING. With no arguments, the bundled samples.",
@@ -186,31 +180,33 @@ def _parser() -> OptionParser:
         help="add the driving's change of motion since its first "
         "frame to the source's own motion, instead of copying it",
     )
-    command.set_defaults(run=_reenact)
+    command.set_defaults(run=commands.reenact)
 
-    command = commands.add_parser(
+    command = listed.add_parser(
         "models", help="list, show, fetch and convert models", description="List, show, fetch and convert models."
     )
     command.set_defaults(run=lambda args, parser=command: parser.print_help())
     kinds = command.add_subparsers(title="commands", metavar="COMMAND", dest="kind", parser_class=OptionParser)
     command = kinds.add_parser("list", help="models that --model can name")
-    _add_reporting(command, _models_list)
+    _add_reporting(command, commands.models_list)
     command = kinds.add_parser("show", help="one model: its sizes, training data and licence")
     command.add_argument("model", nargs="?", default="mini", metavar="NAME|DIR", help="(default: mini)")
-    _add_reporting(command, _models_show)
+    _add_reporting(command, commands.models_show)
     command = kinds.add_parser("pull", help="fetch and convert the published weights (2.7 GB)")
     command.add_argument(
         "model", nargs="?", default="base", choices=("base",), metavar="NAME", help="base, the only one"
     )
-    _add_reporting(command, _models_pull)
+    _add_half(command)
+    _add_reporting(command, commands.models_pull)
     command = kinds.add_parser("convert", help="make a model's folder from the published files")
     command.add_argument("renderer", type=Path, metavar="RENDERER.ckpt")
     command.add_argument("generator", type=Path, metavar="GENERATOR.ckpt")
     command.add_argument("wav2vec", type=Path, metavar="WAV2VEC_DIR")
     command.add_argument("folder", type=Path, metavar="DIR", help="folder to write")
-    _add_reporting(command, _models_convert)
+    _add_half(command)
+    _add_reporting(command, commands.models_convert)
 
-    command = commands.add_parser(
+    command = listed.add_parser(
         "synth",
         help="render synthetic talking heads, or make synthetic speech, for training",
         description="Render synthetic heads with exact ground truth into OUT, one file per "
@@ -243,9 +239,9 @@ def _parser() -> OptionParser:
     command.add_argument(
         "--seed", type=options.SEED, default=0, metavar="N", help="same seed, same people (default: 0)"
     )
-    _add_reporting(command, _synth)
+    _add_reporting(command, commands.synth)
 
-    command = commands.add_parser(
+    command = listed.add_parser(
         "train",
         help="train the networks",
         description="Train one network, or put trained parts together with bundle; "
@@ -253,7 +249,7 @@ def _parser() -> OptionParser:
     )
     command.add_argument("network", choices=TRAININGS, metavar="NETWORK", help=", ".join(TRAININGS))
     command.add_argument("options", nargs=argparse.REMAINDER, metavar="...", help="what the training itself takes")
-    command.set_defaults(run=_train)
+    command.set_defaults(run=commands.train)
     return parser
 
 
@@ -272,8 +268,8 @@ def _add_making(command: OptionParser):
     command.add_argument(
         "--precision",
         default="auto",
-        choices=("auto", "float32", "bfloat16"),
-        help="auto takes bfloat16 on a CUDA device that has it (default: auto)",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        help="auto takes bfloat16 on a CUDA device that has it; float16 is not for CPUs (default: auto)",
     )
     command.add_argument(
         "--seed", type=options.SEED, default=0, metavar="N", help="same seed, same frames (default: 0)"
@@ -293,6 +289,10 @@ def _add_making(command: OptionParser):
     _add_reporting(command)
 
 
+def _add_half(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--half", action="store_true", help="float16 on disk: half the size, nearly the same pictures")
+
+
 def _add_reporting(command: OptionParser, run=None):
     """The options that every command has, and the function that it runs."""
     command.add_argument("--json", action="store_true", help="the result as one JSON object on standard output")
@@ -300,243 +300,3 @@ def _add_reporting(command: OptionParser, run=None):
     command.add_argument("--debug", action="store_true", help="tracebacks")
     if run is not None:
         command.set_defaults(run=run)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# animate, reenact
-
-
-def _animate(args):
-    source, audio = _inputs(args.source, args.audio, "sample.wav", "speech: a sound file, or a video with sound")
-    output = _output(args.output, source, audio)
-    talker = _talker(args)
-    picture = talker.encode_source(source, face=args.face, crop=args.crop)
-    _make(
-        args,
-        output,
-        talker,
-        talker.animate(
-            picture,
-            audio,
-            seed=args.seed,
-            nfe=args.nfe,
-            guidance_scale=args.guidance,
-            pose=args.pose,
-            gaze=args.gaze,
-            cam=args.cam,
-            fps=args.fps,
-        ),
-    )
-
-
-def _reenact(args):
-    source, driving = _inputs(args.source, args.driving, "sample.mp4", "a video of a face")
-    output = _output(args.output, source, driving)
-    talker = _talker(args)
-    picture = talker.encode_source(source, face=args.face, crop=args.crop)
-    _make(
-        args,
-        output,
-        talker,
-        talker.reenact(
-            picture,
-            driving,
-            crop=args.crop if args.driving_crop is None else args.driving_crop,
-            relative=args.relative,
-            fps=args.fps,
-        ),
-    )
-
-
-def _inputs(source: str | None, driving: str | None, sample: str, expected: str) -> tuple[Path, Path]:
-    """Both inputs, or the bundled samples; that they can be read is checked before anything slow."""
-    from .media import files, picture
-
-    paths = Path(source or ASSETS / "sample.png"), Path(driving or ASSETS / sample)
-    files.check_readable(paths[0], picture.EXPECTED)
-    files.check_readable(paths[1], expected)
-    return paths
-
-
-def _output(given: str | None, *inputs: Path) -> Path:
-    """Where the video goes; that it can be written there is checked before anything slow."""
-    from .media import check_output
-
-    output = Path(given or "_".join(path.stem for path in inputs) + ".mp4")
-    target = check_output(output)
-    if target.exists() and any(target.samefile(path) for path in inputs):
-        raise InputError(f"output {str(output)!r} is one of the inputs, expected another file: choose another name")
-    return output
-
-
-def _talker(args):
-    from .pipeline import IMTalker
-
-    return IMTalker.from_pretrained(args.model, device=args.device, precision=args.precision)
-
-
-def _make(args, output: Path, talker, clip):
-    """Write the clip with a progress bar, then say what was made."""
-    start = time.perf_counter()
-    with _bar(len(clip), "frames", args.quiet) as bar:
-        frames = clip.save(output, progress=lambda done: bar.update(done - bar.n))
-    elapsed = time.perf_counter() - start
-    width, height = clip.size
-    seconds = float(frames / clip.fps)
-    if args.json:
-        print(
-            json.dumps(
-                {
-                    "output": str(output),
-                    "frames": frames,
-                    "fps": float(clip.fps),
-                    "seconds": round(seconds, 3),
-                    "width": width,
-                    "height": height,
-                    "elapsed_seconds": round(elapsed, 3),
-                    "frames_per_second": round(frames / elapsed, 2),
-                    "model": talker.name,
-                    "device": str(talker.device),
-                    "precision": talker.precision,
-                    "seed": args.seed,
-                }
-            )
-        )
-    elif not args.quiet:
-        print(
-            f"{output}: {seconds:.1f} s, {width}x{height}, {float(clip.fps):g} frames a second, made in {elapsed:.1f} s"
-        )
-
-
-def _bar(total: int | None, unit: str, quiet: bool):
-    """A progress bar on a terminal, for what takes longer than two seconds; otherwise nothing."""
-    from tqdm import tqdm
-
-    return tqdm(total=total, unit=" " + unit, delay=BAR_DELAY, leave=False, disable=True if quiet else None)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# models
-
-
-def _models_list(args):
-    from .weights import available_models
-
-    entries = available_models()
-    if args.json:
-        print(
-            json.dumps(
-                {
-                    "models": [
-                        {"name": entry.name, "origin": entry.origin, "folder": _text(entry.folder)} for entry in entries
-                    ]
-                }
-            )
-        )
-    else:
-        for entry in entries:
-            print(f"{entry.name:<12} {entry.origin:<10} {entry.folder or f'imtalker models pull {entry.name}'}")
-
-
-def _models_show(args):
-    from .weights import PARTS, find_model, load_model
-
-    folder = find_model(args.model)
-    model = load_model(folder)
-    config = dataclasses.asdict(model.config)
-    parts = {
-        part: {
-            "parameters": sum(p.numel() for p in getattr(model, part).parameters()),
-            "bytes": (folder / f"{part}.safetensors").stat().st_size,
-        }
-        for part in PARTS
-    }
-    if args.json:
-        print(
-            json.dumps(
-                {"folder": str(folder), "size": model.config.size, "fps": model.config.fps, "parts": parts, **config}
-            )
-        )
-        return
-    print(f"{model.config.name}: {model.config.size}x{model.config.size} frames, in {folder}")
-    for part, numbers in parts.items():
-        print(f"  {part:<14} {numbers['parameters'] / 1e6:6.2f} M parameters, {numbers['bytes'] / 1e6:6.2f} MB")
-    print(f"  sampled with nfe {model.config.nfe}, guidance scale {model.config.guidance_scale:g}")
-    print(f"  trained on {model.config.training_data}")
-    print(f"  licence {model.config.licence}")
-
-
-def _models_pull(args):
-    from .published import pull
-
-    _say_folder(args, pull(args.model))
-
-
-def _models_convert(args):
-    from .published import convert
-
-    _say_folder(args, convert(args.renderer, args.generator, args.wav2vec, args.folder))
-
-
-def _say_folder(args, folder):
-    if args.json:
-        print(json.dumps({"folder": str(folder)}))
-    elif not args.quiet:
-        print(f"{folder}: use it with --model {folder}")
-
-
-def _text(path) -> str | None:
-    return None if path is None else str(path)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# synth, train
-
-
-def _synth(args):
-    if args.speech:
-        from .synth.speech import write_corpus
-
-        say = None if args.quiet or args.json else lambda line: print(line, file=sys.stderr)
-        files = [
-            write_corpus(args.out, args.speech, args.seed, report=say),
-            write_corpus(args.out, max(args.speech // 15, 1), args.seed, held_out=True, report=say),
-        ]
-        result, line = {"files": [str(file) for file in files]}, " and ".join(map(str, files))
-    else:
-        from .synth.dataset import write_dataset
-
-        if args.pack is None:
-            raise InputError(
-                "synth renders heads from a pack of meshes and textures, none given: name its folder with --pack"
-            )
-        with _bar(args.identities, "people", args.quiet) as bar:
-            result = write_dataset(
-                args.out,
-                identities=args.identities,
-                frames=args.frames,
-                size=args.size,
-                split=args.split,
-                seed=args.seed,
-                workers=args.workers,
-                pack=args.pack,
-                first=args.first,
-                steady=args.steady,
-                progress=lambda done, total, rate: (
-                    bar.set_postfix_str(f"{rate:.1f} frames/s", refresh=False),
-                    bar.update(done - bar.n),
-                ),
-            )
-        line = (
-            f"{args.out}: {result['identities']} identities, {result['frames']} frames rendered now, "
-            f"{result['frames_per_second']:.1f} a second"
-        )
-    if args.json:
-        print(json.dumps(result))
-    elif not args.quiet:
-        print(line)
-
-
-def _train(args):
-    training = importlib.import_module(f".train.{args.network}", __package__)
-    training.main([option for option in args.options if option != "--debug"])

@@ -32,7 +32,8 @@ from .models.audio import FeatureStream, MelEncoder
 from .models.renderer import SourceFeatures
 
 AUDIO_BLOCK = 2 * SAMPLE_RATE  # samples read at once
-BATCH = {"cpu": 4, "cuda": 32}  # frames rendered at once; more gains nothing, and the first frame comes later
+# Pixels rendered at once: more gains nothing, takes memory, and the first frame comes later
+BATCH_PIXELS = {"cpu": 4 * 256**2, "cuda": 32 * 512**2}
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ class IMTalker:
         """Load a model by name ("mini" is bundled) or from a folder.
 
         device: "auto" (CUDA, then Apple's MPS, then CPU), "cpu", "cuda", "cuda:1" or "mps". precision: "float32",
-        "bfloat16" (networks' inner products), or "auto": bfloat16 on a CUDA device that has it, else float32.
+        "bfloat16" (networks' inner products), "float16" (eight times finer, but numbers end at 65504; not on a CPU), or
+        "auto": bfloat16 on a CUDA device that has it, else float32.
         Raises InputError for an unknown model, damaged weights, or a device that is not there.
         """
         choose_precision(precision, choose_device(device))  # a wrong option is told before anything is loaded
@@ -209,14 +211,14 @@ class IMTalker:
 
     @property
     def _batch(self) -> int:
-        return BATCH.get(self.device.type, 8)
+        return max(1, BATCH_PIXELS.get(self.device.type, 2 * 512**2) // self.config.size**2)
 
     def _tensor(self, pictures: np.ndarray) -> Tensor:
         """uint8 (B, S, S, 3) -> float32 (B, 3, S, S) in [0, 1] on the device."""
         return torch.from_numpy(pictures).to(self.device).permute(0, 3, 1, 2).float().div(255)
 
     def _autocast(self):
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+        return torch.autocast(self.device.type, getattr(torch, self.precision), enabled=self.precision != "float32")
 
 
 class Clip:
@@ -337,9 +339,11 @@ def choose_device(device: str | torch.device) -> torch.device:
 
 
 def choose_precision(precision: str, device: torch.device) -> str:
-    """ "float32" or "bfloat16" for "auto" or one of both."""
-    if precision not in ("auto", "float32", "bfloat16"):
-        raise InputError(f"precision {precision!r} is not known: auto, float32 or bfloat16 expected")
+    """ "float32", "bfloat16" or "float16" for "auto" or one of them."""
+    if precision not in ("auto", "float32", "bfloat16", "float16"):
+        raise InputError(f"precision {precision!r} is not known: auto, float32, bfloat16 or float16 expected")
+    if precision == "float16" and device.type == "cpu":
+        raise InputError("precision 'float16' is many times slower than float32 on a CPU: take float32 or bfloat16")
     if precision == "auto":
         return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
     return precision

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -13,13 +14,23 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .errors import InputError
 from .models.audio import Wav2Vec2EncoderConfig
 from .models.generator import CONDITIONS, GeneratorConfig
 from .models.renderer import RendererConfig
-from .weights import ModelConfig, build_model, cache_folder, check_tensors, read_dataclass, stored_tensors, write_model
+from .weights import (
+    ModelConfig,
+    Progress,
+    build_model,
+    cache_folder,
+    check_tensors,
+    read_dataclass,
+    stored_tensors,
+    write_model,
+)
 
 HUB_REPOSITORY = "cbsjtu01/IMTalker"
 HUB_FILES = ("renderer.ckpt", "generator.ckpt",
@@ -112,12 +123,13 @@ def published_generator_names(config: GeneratorConfig) -> dict[str, str]:
 
 
 def convert(renderer_ckpt: str | os.PathLike, generator_ckpt: str | os.PathLike, wav2vec_dir: str | os.PathLike,
-            out: str | os.PathLike, half: bool = False) -> Path:
+            out: str | os.PathLike, half: bool = False, progress: Progress | None = None) -> Path:
     """Turn the published files into a model's folder; returns it.
 
     The checkpoints stay memory-mapped and are written tensor by tensor. Moving averages of the weights are preferred
-    where a checkpoint holds them. The audio encoder is the generator checkpoint's own, or else that of `wav2vec_dir`.
-    Anything missing, left over or of another shape is an InputError that names it.
+    where a checkpoint holds them. The audio encoder is the generator checkpoint's own, or else that of `wav2vec_dir`
+    (model.safetensors or pytorch_model.bin). half: matrices and kernels in float16 on disk. progress(done, total)
+    counts bytes. Anything missing, left over or of another shape is an InputError that names it.
     """
     wav2vec_dir = Path(wav2vec_dir)
     config = ModelConfig("base", RendererConfig(), GeneratorConfig(), wav2vec_config(wav2vec_dir / "config.json"),
@@ -135,21 +147,27 @@ def convert(renderer_ckpt: str | os.PathLike, generator_ckpt: str | os.PathLike,
     generator = renamed(generator, published_generator_names(config.generator), wanted.generator, generator_ckpt)
     source = generator_ckpt
     if not audio:
-        source = wav2vec_dir / "pytorch_model.bin"
+        source = wav2vec_dir / "model.safetensors"
+        if not source.is_file():
+            source = wav2vec_dir / "pytorch_model.bin"
         audio = {name.removeprefix("wav2vec2."): x for name, x in read_checkpoint(source).items()
                  if not name.startswith("lm_head.")}
     audio = folded_weight_norm(audio)
     modules = {name.rpartition(".")[0]: f"wav2vec2.{name.rpartition('.')[0]}" for name in audio}
     audio = renamed(audio, modules, wanted.audio_encoder, source)
-    return write_model(config, {"renderer": renderer, "generator": generator, "audio_encoder": audio}, out, half)
+    return write_model(config, {"renderer": renderer, "generator": generator, "audio_encoder": audio}, out, half,
+                       progress)
 
 
 def read_checkpoint(file: str | os.PathLike, prefix: str = "") -> dict[str, Tensor]:
     """The tensors of a published checkpoint by name without `prefix`, memory-mapped; names without it are dropped."""
     try:
-        # an options namespace among the hyper-parameters is only numbers and strings; anything else stays refused
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        if os.fspath(file).endswith(".safetensors"):
+            loaded = load_file(file)
+        else:
+            # an options namespace among the hyper-parameters is only numbers and strings; anything else stays refused
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except FileNotFoundError:
         raise InputError(f"the file {str(file)!r} does not exist; give a published checkpoint") from None
     except Exception as error:  # torch raises many kinds for damaged and for foreign files
@@ -212,10 +230,11 @@ def wav2vec_config(file: Path) -> Wav2Vec2EncoderConfig:
     return read_dataclass(Wav2Vec2EncoderConfig, {name: value for name, value in values.items() if name in known}, "")
 
 
-def pull(name: str = "base") -> Path:
+def pull(name: str = "base", half: bool = False, progress: Progress | None = None, quiet: bool = False) -> Path:
     """Fetch the published weights from the Hugging Face hub (2.7 GB) and convert them; returns the model's folder.
 
-    Files that the hub's own cache holds already are used from there.
+    Files that the hub's own cache holds already are used from there; a download that was cut off is resumed. half,
+    progress: see `convert`. quiet: no progress bars of the hub's client. Raises InputError when a file cannot be had.
     """
     if name != "base":
         raise InputError(f"no published model {name!r}; there is: base")
@@ -223,24 +242,59 @@ def pull(name: str = "base") -> Path:
     if (folder / "config.json").is_file():
         return folder
     try:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import LocalEntryNotFoundError
+        from huggingface_hub.utils import disable_progress_bars
     except ImportError as error:
         raise InputError("fetching needs the huggingface_hub library; type: pip install 'imtalker[base]'") from error
-    paths = []
-    for file in HUB_FILES:
-        try:  # the cache first: without a network the hub's client would retry for half a minute
-            paths.append(hf_hub_download(HUB_REPOSITORY, file, local_files_only=True))
-            continue
-        except LocalEntryNotFoundError:
-            pass
-        try:
-            paths.append(hf_hub_download(HUB_REPOSITORY, file))
-        except Exception as error:  # no network, no space, no such file: the hub's client has a kind for each
-            raise InputError(f"{file} of {HUB_REPOSITORY} cannot be fetched ({first_line(error)}); fetch "
-                             f"{', '.join(HUB_FILES)} by other means, then type: "
-                             "imtalker models convert RENDERER.ckpt GENERATOR.ckpt WAV2VEC_DIR DIR") from error
-    return convert(paths[0], paths[1], Path(paths[2]).parent, folder)
+    if quiet:
+        disable_progress_bars()
+    renderer, generator, config, _ = [fetch(file) for file in HUB_FILES]
+    return convert(renderer, generator, config.parent, folder, half, progress)
+
+
+def fetch(file: str) -> Path:
+    """One published file in the hub's cache, downloaded if it is not there or not what the hub says it is."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:  # the cache first: without a network the hub's client would retry for half a minute
+        path = Path(hf_hub_download(HUB_REPOSITORY, file, local_files_only=True))
+        if intact(path):
+            return path
+        remove(path)
+    except LocalEntryNotFoundError:
+        pass
+    try:
+        path = Path(hf_hub_download(HUB_REPOSITORY, file))
+    except Exception as error:  # no network, no space, no such file: the hub's client has a kind for each
+        raise InputError(f"{file} of {HUB_REPOSITORY} cannot be fetched ({first_line(error)}); try again, it goes on "
+                         f"where it stopped; or fetch {', '.join(HUB_FILES)} by other means, then type: "
+                         "imtalker models convert RENDERER.ckpt GENERATOR.ckpt WAV2VEC_DIR DIR") from error
+    if not intact(path):
+        remove(path)
+        raise InputError(f"{file} of {HUB_REPOSITORY} arrived damaged: it has not the checksum that the hub gives; "
+                         "it was removed; type again: imtalker models pull base")
+    return path
+
+
+def intact(path: Path) -> bool:
+    """Whether a file in the hub's cache is what the hub says: the cache names it by its SHA-256, small ones by git's
+    SHA-1. A cache without symbolic links keeps no such name; there the file is taken as it is."""
+    file = path.resolve()
+    if not re.fullmatch("[0-9a-f]{64}|[0-9a-f]{40}", file.name):
+        return True
+    digest = hashlib.sha256()
+    if len(file.name) == 40:
+        digest = hashlib.sha1(b"blob %d\0" % file.stat().st_size, usedforsecurity=False)
+    with file.open("rb") as stream:
+        while piece := stream.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest() == file.name
+
+
+def remove(path: Path) -> None:
+    """Take a file out of the hub's cache: its name and what it points to."""
+    path.resolve().unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
 
 
 def first_line(error: Exception) -> str:

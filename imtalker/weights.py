@@ -13,7 +13,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,7 @@ ASSETS = Path(__file__).parent / "assets"
 FORMAT = 1  # of the folder; raised when an older reader could not understand it
 PARTS = ("renderer", "generator", "audio_encoder")
 AUDIO_ENCODERS = {"mel": (MelEncoderConfig, MelEncoder), "wav2vec2": (Wav2Vec2EncoderConfig, Wav2Vec2Encoder)}
+Progress = Callable[[int, int], None]  # done, total
 DERIVED = ".num_batches_tracked"  # batch norm's counter: in the state, of no use, not on disk
 
 
@@ -79,6 +80,11 @@ class ModelEntry:
     origin: str           # "bundled", "fetched", or "published": it can be fetched
     folder: Path | None   # None while not here
 
+    @property
+    def bytes(self) -> int | None:
+        """On disk; None while not here."""
+        return self.folder and sum(file.stat().st_size for file in self.folder.glob("*.safetensors"))
+
 
 def cache_folder() -> Path:
     """Where fetched models are kept: $IMTALKER_CACHE, else imtalker/ in the user's cache folder."""
@@ -123,9 +129,8 @@ def load_model(name_or_path: str | os.PathLike = "mini", device: str | torch.dev
                dtype: torch.dtype = torch.float32) -> Model:
     """A model by name ("mini", "base") or folder, ready for inference: evaluation mode, no gradients.
 
-    `dtype` is the renderer's, where nearly all the work is (float16 gives NaN in the published one; bfloat16 does not);
-    the generator and the audio encoder are always float32. Raises InputError where the folder, a file or a tensor is
-    not what config.json says.
+    `dtype` is the renderer's, where nearly all the work is; the generator and the audio encoder are always float32.
+    Raises InputError where the folder, a file or a tensor is not what config.json says.
     """
     folder = find_model(name_or_path)
     config, checksums = read_config(folder)
@@ -139,7 +144,11 @@ def load_model(name_or_path: str | os.PathLike = "mini", device: str | torch.dev
 
 
 def load_weights(module: nn.Module, file: Path, checksum: str | None = None) -> None:
-    """Fill `module` from a .safetensors file: every tensor, nothing left over, every shape as it should be."""
+    """Fill `module` from a .safetensors file: every tensor, nothing left over, every shape as it should be.
+
+    What is stored in the module's own precision stays mapped: it is read from disk when it is used, and shared with
+    other processes. The file is never written to; ours replace a file, they do not change it.
+    """
     if not file.is_file():
         raise InputError(f"the file {str(file)!r} is missing; fetch or copy the model again")
     if checksum is not None and _sha256(file) != checksum:
@@ -147,13 +156,11 @@ def load_weights(module: nn.Module, file: Path, checksum: str | None = None) -> 
                          "fetch or copy the model again")
     wanted = stored_tensors(module)
     try:
-        with safe_open(file, framework="pt") as tensors:  # memory-mapped: one tensor at a time is in memory twice
-            names = tensors.keys()
-            shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in names}
+        with safe_open(file, framework="pt") as tensors:
+            shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}
             check_tensors(shapes, {name: tuple(x.shape) for name, x in wanted.items()}, repr(str(file)))
-            with torch.no_grad():
-                for name, x in wanted.items():
-                    x.copy_(tensors.get_tensor(name))
+            stored = {name: tensors.get_tensor(name).to(x.dtype) for name, x in wanted.items()}
+        module.load_state_dict(stored, assign=True, strict=False)  # checked above; batch norm's counters are absent
     except (SafetensorError, OSError) as error:
         raise InputError(f"the file {str(file)!r} cannot be read as safetensors ({error}); "
                          "fetch or copy the model again") from error
@@ -257,13 +264,22 @@ def save_model(model: Model, folder: str | os.PathLike, half: bool = True) -> Pa
 
 
 def write_model(config: ModelConfig, tensors: Mapping[str, Mapping[str, Tensor]], folder: str | os.PathLike,
-                half: bool) -> Path:
-    """Write config.json and one .safetensors file per part; each appears only when complete, config.json last."""
+                half: bool, progress: Progress | None = None) -> Path:
+    """Write config.json and one .safetensors file per part; each appears only when complete, config.json last.
+
+    progress(done, total) is called with the bytes of weights written so far."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    files = {}
+    total, done, files = sum(stored_size(x, half) for part in PARTS for x in tensors[part].values()), 0, {}
+
+    def written(size: int) -> None:
+        nonlocal done
+        done += size
+        if progress:
+            progress(done, total)
+
     for part in PARTS:
-        files[f"{part}.safetensors"] = write_tensors(tensors[part], folder / f"{part}.safetensors", half)
+        files[f"{part}.safetensors"] = write_tensors(tensors[part], folder / f"{part}.safetensors", half, written)
     kind = next(name for name, (kind, _) in AUDIO_ENCODERS.items() if isinstance(config.audio_encoder, kind))
     values = {"format": FORMAT, **dataclasses.asdict(config), "fps": config.fps, "sample_rate": config.sample_rate,
               "size": config.size, "files": files}
@@ -273,19 +289,26 @@ def write_model(config: ModelConfig, tensors: Mapping[str, Mapping[str, Tensor]]
     return folder
 
 
-def write_tensors(tensors: Mapping[str, Tensor], file: Path, half: bool) -> str:
-    """Write a .safetensors file, one tensor at a time, and return its SHA-256.
+def stored_type(x: Tensor, half: bool) -> torch.dtype:
+    """float16 for matrices and kernels if `half`; vectors are always float32."""
+    return torch.float16 if half and x.ndim > 1 else torch.float32
+
+
+def stored_size(x: Tensor, half: bool) -> int:
+    """Bytes on disk."""
+    return x.numel() * stored_type(x, half).itemsize
+
+
+def write_tensors(tensors: Mapping[str, Tensor], file: Path, half: bool, written: Callable[[int], None]) -> str:
+    """Write a .safetensors file, one tensor at a time, and return its SHA-256; `written` is told the bytes of each.
 
     The library would hold the whole file in memory once more, which for the published weights is half a gigabyte.
     """
-    def stored(x: Tensor) -> torch.dtype:
-        return torch.float16 if half and x.ndim > 1 else torch.float32
-
     # the widest type first, then by name, as the library does: every tensor begins at a multiple of its type's width
-    names = sorted(tensors, key=lambda name: (-stored(tensors[name]).itemsize, name))
+    names = sorted(tensors, key=lambda name: (-stored_type(tensors[name], half).itemsize, name))
     header, start = {}, 0
     for name in names:
-        dtype, end = stored(tensors[name]), start + tensors[name].numel() * stored(tensors[name]).itemsize
+        dtype, end = stored_type(tensors[name], half), start + stored_size(tensors[name], half)
         header[name] = {"dtype": {torch.float16: "F16", torch.float32: "F32"}[dtype],
                         "shape": list(tensors[name].shape), "data_offsets": [start, end]}
         start = end
@@ -295,10 +318,11 @@ def write_tensors(tensors: Mapping[str, Tensor], file: Path, half: bool) -> str:
     def pieces() -> Iterator[bytes]:
         yield len(head).to_bytes(8, "little") + head
         for name in names:
-            x = tensors[name].detach().to("cpu", stored(tensors[name]))
+            x = tensors[name].detach().to("cpu", stored_type(tensors[name], half))
             if not x.isfinite().all():
-                raise ValueError(f"{name} has values that are not finite in {stored(x)}: nothing is written")
+                raise ValueError(f"{name} has values that are not finite in {x.dtype}: nothing is written")
             yield x.contiguous().numpy().tobytes()
+            written(stored_size(x, half))
 
     digest = hashlib.sha256()
     with complete(file) as unfinished, unfinished.open("wb") as stream:

@@ -175,9 +175,10 @@ def test_models(tiny_model, capsys, monkeypatch, tmp_path):
     assert main(["models"]) == 0 and "list" in capsys.readouterr().out
     assert main(["models", "list"]) == 0 and "mine" in capsys.readouterr().out
     assert main(["models", "list", "--json"]) == 0
-    assert {"name": "mine", "origin": "fetched", "folder": str(tmp_path / "mine")} in json.loads(
-        capsys.readouterr().out
-    )["models"]
+    size = sum(file.stat().st_size for file in tiny_model.glob("*.safetensors"))
+    models = json.loads(capsys.readouterr().out)["models"]
+    assert {"name": "mine", "origin": "fetched", "folder": str(tmp_path / "mine"), "bytes": size} in models
+    assert {"name": "base", "origin": "published", "folder": None, "bytes": None} in models
     assert main(["models", "show", "mine"]) == 0 and "licence Apache-2.0" in capsys.readouterr().out
     assert main(["models", "show", str(tiny_model), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
@@ -407,12 +408,12 @@ class Terminal(io.StringIO):
 
 
 def test_bars_are_for_terminals_and_for_what_takes_long(monkeypatch):
-    from imtalker import cli
+    from imtalker import commands
 
     for terminal, delay, expected in ((True, 0, True), (True, 60, False), (False, 0, False)):
-        monkeypatch.setattr(cli, "BAR_DELAY", delay)
+        monkeypatch.setattr(commands, "BAR_DELAY", delay)
         monkeypatch.setattr(sys, "stderr", Terminal() if terminal else io.StringIO())
-        with cli._bar(3, "frames", quiet=False) as bar:
+        with commands._bar(3, "frames", quiet=False) as bar:
             for _ in range(3):
                 time.sleep(0.15)
                 bar.update(1)

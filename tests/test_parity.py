@@ -3,7 +3,9 @@
 Those live outside this repository, in ../shared/parity (or $IMTALKER_PARITY); without them this file is skipped.
 """
 import importlib.util
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +14,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hub import serve
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
 
 from imtalker.errors import InputError
-from imtalker.published import convert, read_checkpoint
+from imtalker.published import HUB_REPOSITORY, convert, read_checkpoint
 from imtalker.weights import load_model
 
 PARITY = Path(os.environ.get("IMTALKER_PARITY") or Path(__file__).parents[2] / "shared" / "parity")
@@ -143,6 +148,45 @@ def test_renderer(base, inputs):
     check("frames", frames, 2e-4)
 
 
+class Rounded(TorchDispatchMode):
+    """Every result is rounded to `dtype`, as an accelerator gives it, while the sums inside are float32."""
+
+    def __init__(self, dtype):
+        super().__init__()
+        self.dtype = dtype
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        rounded = lambda x: x.to(self.dtype).float() if isinstance(x, torch.Tensor) and x.dtype == torch.float32 else x
+        return out if function.is_view else tree_map(rounded, out)
+
+
+@pytest.mark.parametrize("dtype, decibels", [(torch.float16, 35), (torch.bfloat16, 26)])
+@torch.no_grad()
+def test_frames_in_half_precision(base, inputs, dtype, decibels):
+    """Random weights make large, contradictory features, so this is harder than a trained network is."""
+    expected, renderer = golden("renderer"), base.renderer
+    weights = {name: x.clone() for name, x in renderer.named_parameters()}
+    source, driving = (torch.from_numpy(inputs.picture(seed))[None] for seed in (1, 2))
+    try:
+        for x in renderer.parameters():
+            x.copy_(x.to(dtype))
+        with Rounded(dtype):
+            features, motion = renderer.encode_source(source), renderer.encode_motion(driving)
+            frame = renderer.render(features, motion)[0].numpy()
+    finally:
+        for name, x in renderer.named_parameters():
+            x.copy_(weights[name])
+    assert np.isfinite(frame).all()
+    for name, ours, truth in (("identity", features.identity[0], expected["identity"][0]),
+                              ("driving_motion", motion[0], expected["driving_motion"][0]),
+                              ("frames", frame, expected["frames"][0].astype(np.float32))):
+        print(f"{name:24s} {np.linalg.norm(np.asarray(ours) - truth) / np.linalg.norm(truth):.1e}")
+    psnr = -10 * np.log10(np.square(frame - expected["frames"][0].astype(np.float32)).mean())
+    print(f"frames {dtype}: {psnr:.1f} dB")
+    assert psnr > decibels
+
+
 def test_foreign_and_incomplete_checkpoints_are_named(checkpoints, tmp_path):
     wav2vec = checkpoints / "wav2vec2-base-960h"
     good = checkpoints / "renderer.ckpt"
@@ -160,3 +204,34 @@ def test_foreign_and_incomplete_checkpoints_are_named(checkpoints, tmp_path):
         convert(tmp_path / "part.ckpt", good, wav2vec, tmp_path)
     assert not list(tmp_path.glob("*.safetensors"))
 
+
+
+def test_pull_from_a_hub_that_cuts_and_damages(checkpoints, tmp_path):
+    with serve(checkpoints, HUB_REPOSITORY) as hub:
+        environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hub"),
+                       "HF_HUB_DISABLE_XET": "1", "IMTALKER_CACHE": str(tmp_path / "cache")}
+
+        def imtalker(*command, **more):
+            return subprocess.run([sys.executable, "-m", "imtalker", *command], capture_output=True, text=True,
+                                  env=environment | more)
+
+        def refused(done, *parts):
+            line = done.stderr.strip().splitlines()[-1]
+            assert done.returncode == 2 and done.stdout == "" and all(part in line for part in parts), done.stderr
+            assert not list((tmp_path / "cache").rglob("*.*"))
+
+        refused(imtalker("animate", "--model", "base"), "imtalker models pull base")
+        refused(imtalker("models", "pull", "base", HF_HUB_OFFLINE="1"), "renderer.ckpt", "cannot be fetched")
+        hub.damaged.add("generator.ckpt")
+        refused(imtalker("models", "pull", "base"), "generator.ckpt", "damaged", "imtalker models pull base")
+        hub.damaged.clear()
+        hub.cut.update(("generator.ckpt", "wav2vec2-base-960h/pytorch_model.bin"))
+        done = imtalker("models", "pull", "base", "--half", "--json")
+    assert done.returncode == 0, done.stderr
+    assert set(hub.ranges) == {"generator.ckpt", "wav2vec2-base-960h/pytorch_model.bin"}  # resumed where they were cut
+    told = json.loads(done.stdout)
+    assert told["folder"] == str(tmp_path / "cache" / "base")
+    assert "base" in imtalker("models", "list").stdout
+    half = sum(file.stat().st_size for file in Path(told["folder"]).glob("*.safetensors"))
+    assert half < 0.52e9 and load_model(told["folder"]).config.name == "base"
+    shutil.rmtree(tmp_path)

@@ -185,8 +185,10 @@ def test_devices_and_precisions():
     for wrong in ("gpu", "cuda:99", "meta", "cpu:3"):
         with pytest.raises(InputError):
             choose_device(wrong)
-    with pytest.raises(InputError):
-        choose_precision("float16", torch.device("cpu"))
+    assert choose_precision("float16", torch.device("cuda")) == "float16"
+    for wrong, why in (("float16", "slower"), ("int8", "not known")):
+        with pytest.raises(InputError, match=why):
+            choose_precision(wrong, torch.device("cpu"))
 
 
 def test_bfloat16_is_close_to_float32(tiny_model, talker, source, speech):

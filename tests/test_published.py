@@ -1,6 +1,5 @@
 import argparse
-import sys
-import types
+import hashlib
 
 import pytest
 import torch
@@ -96,52 +95,25 @@ def test_wav2vec_of_another_kind_is_refused(tmp_path):
     assert published.wav2vec_config(file).hidden_size == 768
 
 
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    """A hub that holds in its cache, or on the net, what the test puts there."""
-    monkeypatch.setenv("IMTALKER_CACHE", str(tmp_path / "cache"))
-    cached, online = set(), set()
-
-    class NotInCache(Exception):
-        pass
-
-    def download(repository, file, local_files_only=False):
-        assert repository == "cbsjtu01/IMTalker"
-        if file in cached:
-            return f"/hub/{file}"
-        if local_files_only:
-            raise NotInCache
-        if file not in online:
-            raise ConnectionError("no route to host\nand more")
-        return f"/net/{file}"
-
-    errors = types.ModuleType("huggingface_hub.errors")
-    errors.LocalEntryNotFoundError = NotInCache
-    library = types.ModuleType("huggingface_hub")
-    library.hf_hub_download, library.errors = download, errors
-    monkeypatch.setitem(sys.modules, "huggingface_hub", library)
-    monkeypatch.setitem(sys.modules, "huggingface_hub.errors", errors)
-    calls = []
-    monkeypatch.setattr(published, "convert", lambda *given: calls.append([str(x) for x in given]) or given[-1])
-    return types.SimpleNamespace(cached=cached, online=online, calls=calls, folder=tmp_path / "cache" / "base")
+def test_cache_names_tell_damaged_files(tmp_path):
+    big, small = tmp_path / hashlib.sha256(b"big").hexdigest(), tmp_path / hashlib.sha1(b"blob 5\0small").hexdigest()
+    big.write_bytes(b"big")
+    small.write_bytes(b"small")
+    (tmp_path / "name").symlink_to(big)
+    assert published.intact(tmp_path / "name") and published.intact(small)
+    big.write_bytes(b"bug")
+    small.write_bytes(b"smell")
+    assert not published.intact(tmp_path / "name") and not published.intact(small)
+    published.remove(tmp_path / "name")
+    assert not big.exists() and not (tmp_path / "name").is_symlink()
+    (tmp_path / "plain").write_bytes(b"a cache without links")
+    assert published.intact(tmp_path / "plain")
 
 
-def test_pull_takes_from_cache_and_net(hub):
-    hub.cached.add("renderer.ckpt")
-    hub.online.update(published.HUB_FILES)
-    assert published.pull("base") == hub.folder
-    assert hub.calls == [["/hub/renderer.ckpt", "/net/generator.ckpt", "/net/wav2vec2-base-960h", str(hub.folder)]]
-
-
-def test_pull_without_network_says_what_to_do(hub):
-    with pytest.raises(InputError, match="renderer.ckpt.*no route to host.*models convert") as caught:
-        published.pull()
-    assert "\n" not in str(caught.value) and not hub.calls
+def test_pull_of_another_name_and_of_a_model_that_is_here(monkeypatch, tmp_path):
+    monkeypatch.setenv("IMTALKER_CACHE", str(tmp_path))
     with pytest.raises(InputError, match="'large'"):
         published.pull("large")
-
-
-def test_pull_does_nothing_when_the_model_is_here(hub):
-    hub.folder.mkdir(parents=True)
-    (hub.folder / "config.json").write_text("{}")
-    assert published.pull() == hub.folder and not hub.calls
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "config.json").write_text("{}")
+    assert published.pull() == tmp_path / "base"

@@ -46,7 +46,7 @@ def desk(tmp_path, monkeypatch, tiny_model):
     for name in ("base", "mine"):
         shutil.copytree(tiny_model, f"models/{name}")
     find = weights.find_model
-    monkeypatch.setattr(weights, "find_model", lambda name: tiny_model if str(name) == "mini" else find(name))
+    monkeypatch.setattr(weights, "find_model", lambda name: tiny_model if name in ("mini", "base") else find(name))
     return tmp_path
 
 

@@ -64,6 +64,23 @@ def test_modulated_convolution_equals_modulated_weights():
             torch.testing.assert_close(conv(x, style)[i:i + 1], want, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e5])
+def test_modulated_convolution_stays_in_the_range_of_float16(size):
+    torch.manual_seed(2)
+    conv, x = ModulatedConv(64, 16, 4).requires_grad_(False), torch.randn(1, 64, 8, 8)
+    conv.modulation.weight.mul_(size)
+    conv.modulation.bias.mul_(size)
+    style = torch.randn(1, 4)
+    exact = conv(x, style)
+    scale, weight = conv.modulation(style).double(), conv.weight.double() / (9 * 64) ** 0.5
+    weight = weight * scale[0, None, :, None, None]
+    weight = weight * torch.rsqrt(weight.square().sum((1, 2, 3), keepdim=True) + 1e-8)
+    plain = F.leaky_relu(F.conv2d(x.double(), weight, padding=1) + conv.bias.view(1, -1, 1, 1), 0.2) * 2 ** 0.5
+    torch.testing.assert_close(exact.double(), plain, rtol=1e-4, atol=1e-5)
+    with torch.autocast("cpu", torch.float16):
+        assert (conv(x, style) - exact).norm() < 3e-3 * exact.norm()
+
+
 def test_mean_fetches_the_most_attended_cell():
     torch.manual_seed(2)
     block = MotionTransfer((8, 8), 2, "mean", hints=False)

@@ -1,16 +1,27 @@
-"""Does the mouth go with the sound? Measured on finished video, by the face reader and the sound track alone.
+"""Does the mouth go with the sound? Measured on finished video, by the face reader.
 
     python -m imtalker.evaluate.mouth VIDEO…
+    python -m imtalker.evaluate.mouth --corpus data/speech/test.npz
+
+The first compares the mouth with the sound track's loudness. The second lets a picture speak sentences of synthetic
+voices, whose phones are known to the millisecond, and compares the mouth with them too.
 """
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..face import driving_crop, read_controls
-from ..media import FPS, VideoReader, load_audio, loudness
-from ..options import OptionParser
+from ..media import FPS, SAMPLE_RATE, VideoReader, load_audio, loudness
+from ..options import OptionParser, count_to
+from ..weights import ASSETS
+
+if TYPE_CHECKING:
+    from ..pipeline import IMTalker, Source
+    from ..synth.speech import Speech
 
 REACH = 8  # frames to either side at which a lag is looked for
 RANGE = 35.0  # decibels below the loud frames that still count as sound
@@ -37,9 +48,7 @@ def against_loudness(opening: np.ndarray, waveform: np.ndarray) -> dict[str, flo
     opening = opening[:len(level)]
     floor = np.percentile(level, 95) - RANGE
     level = np.maximum(level, floor)
-    # A syllable is longer than a frame: a light smoothing compares what is seen, not single frames.
-    smooth = [np.convolve(np.pad(x, 2, "edge"), np.hanning(7)[1:-1] / 3, "valid") for x in (opening, level)]
-    correlation, lag = correlation_and_lag(*smooth)
+    correlation, lag = correlation_and_lag(_syllables(opening), _syllables(level))
     # A mouth closes in time: only the inside of a pause counts.
     quiet = np.convolve(level <= floor + 3, np.ones(7), "same") >= 6.5
     loud = level > level.max() - 12
@@ -48,16 +57,46 @@ def against_loudness(opening: np.ndarray, waveform: np.ndarray) -> dict[str, flo
             "mouth_opening_when_loud": float(opening[loud].mean())}
 
 
-def measure_video(path: str | Path) -> dict[str, float]:
-    """`against_loudness` of the mouth in a video with sound; also blinks a minute and how steady the head is.
+def against_phones(opening: np.ndarray, speech: Speech) -> dict[str, float]:
+    """How an opening (T,) follows the phones of `speech`.
+
+    phone_correlation, phone_lag_frames: against the opening that coarticulated visemes want. opening_at_*: mean where
+    the phones say silence (sil), closed lips (PP: p, b, m) or an open vowel (aa); NaN where none of them is.
+    """
+    from ..synth.visemes import OPENING, VISEMES
+
+    visemes = speech.curves()[:len(opening)]
+    correlation, lag = correlation_and_lag(_syllables(opening), _syllables(visemes @ OPENING))
+    said = {name: opening[visemes[:, VISEMES.index(name)] > 0.6] for name in ("sil", "PP", "aa")}
+    return {"phone_correlation": correlation, "phone_lag_frames": lag,
+            **{f"opening_at_{name}": float(x.mean()) if len(x) else float("nan") for name, x in said.items()}}
+
+
+def _syllables(curve: np.ndarray) -> np.ndarray:
+    """A syllable is longer than a frame: a light smoothing, so that what is seen is compared and not single frames."""
+    return np.convolve(np.pad(curve, 2, "edge"), np.hanning(7)[1:-1] / 3, "valid")
+
+
+def measure_video(path: str | Path, speech: Speech | None = None) -> dict[str, float]:
+    """`against_loudness` of the mouth in a video with sound; also blinks a minute and how steady the head is; and
+    `against_phones` where it is known what the sound says.
 
     Raises InputError when the video has no face or no sound.
     """
     video = VideoReader(path)
     controls = read_controls(video, driving_crop(video))
     return {**against_loudness(controls.mouth, load_audio(path)),
+            **(against_phones(controls.mouth, speech) if speech else {}),
             "blinks_per_minute": blinks_per_minute(controls.blink.mean(1)),
             "head_jitter_deg": jitter(np.degrees(controls.pose))}
+
+
+def measure_model(talker: IMTalker, source: Source, speech: Speech) -> dict[str, float]:
+    """`measure_video` of `source` made to say `speech`, through a video file as a user would get it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "spoken.mp4"
+        talker.animate(source, (speech.waveform, SAMPLE_RATE)).save(path)
+        return measure_video(path, speech)
 
 
 def blinks_per_minute(lids: np.ndarray) -> float:
@@ -72,9 +111,29 @@ def jitter(pose: np.ndarray) -> float:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = OptionParser(prog="python -m imtalker.evaluate.mouth", description=__doc__.split("\n")[0])
-    parser.add_argument("videos", nargs="+", type=Path, help="videos with sound")
-    for video in parser.parse_args(arguments).videos:
-        print(video.name, "  ".join(f"{name} {value:.3f}" for name, value in measure_video(video).items()))
+    parser.add_argument("videos", nargs="*", type=Path, help="videos with sound")
+    parser.add_argument("--corpus", type=Path, metavar="FILE",
+                        help="speech made by `imtalker synth --speech`: let a picture say its clips, measure that")
+    parser.add_argument("--source", type=Path, metavar="PICTURE", help="who says it (default: the bundled picture)")
+    parser.add_argument("--model", default="mini", metavar="NAME|DIR", help="(default: mini)")
+    parser.add_argument("--clips", type=count_to(10**6), default=4, metavar="N", help="how many (default: 4)")
+    options = parser.parse_args(arguments)
+    for video in options.videos:
+        _show(video.name, measure_video(video))
+    if options.corpus:
+        from ..pipeline import IMTalker
+        from ..synth.speech import read_corpus
+
+        talker, rows = IMTalker.from_pretrained(options.model), []
+        source = talker.encode_source(options.source or ASSETS / "sample.png")
+        for speech in [clip for clip in read_corpus(options.corpus) if clip.segments][:options.clips]:
+            rows.append(measure_model(talker, source, speech))
+            _show(f"voice {speech.voice}", rows[-1])
+        _show("median", {name: float(np.nanmedian([row[name] for row in rows])) for name in rows[0]})
+
+
+def _show(what: str, measured: dict[str, float]) -> None:
+    print(what, "  ".join(f"{name} {value:.3f}" for name, value in measured.items()))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from imtalker.models.reader import MIRROR
 SEARCH_SIDE = 960  # pictures are searched no larger than this
 SMALLEST_FACE = 28  # pixels, at the searched size
 ROUNDS = 3  # readings, each framed by the landmarks of the one before
-PASSING, STAYING = 0.65, 0.3  # scores of a face, and of one that was there a moment ago
+PASSING, STAYING = 0.45, 0.2  # scores of a face, and of one that was there a moment ago
 # (file, neighbours, also mirrored)
 FRONTAL = (("haarcascade_frontalface_alt2.xml", 2, False), ("haarcascade_frontalface_default.xml", 4, False))
 PROFILE = (("haarcascade_profileface.xml", 3, True),)

@@ -107,7 +107,8 @@ class ModulatedConv(nn.Module):
     """3x3 convolution whose input channels are scaled by a style and whose output is normalised back to unit variance.
 
     Scaling the input and the output instead of the weights is the same algebra, and lets a whole batch of styles share
-    one convolution. With `up` the size doubles: transposed convolution, then blur.
+    one convolution. Normalised, the output does not depend on the style's size either: its greatest number is made 1,
+    so that float16 cannot overflow in between. With `up` the size doubles: transposed convolution, then blur.
     """
 
     def __init__(self, inputs: int, outputs: int, style_dim: int, up: bool = False):
@@ -118,16 +119,19 @@ class ModulatedConv(nn.Module):
         self.up = up
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
-        style = self.modulation(style)  # (B, inputs)
+        style = self.modulation(style).float()  # (B, inputs)
+        size = style.abs().amax(1, keepdim=True).clamp_min(1e-4)
+        style = style / size
         weight = self.weight / math.sqrt(self.weight[0].numel())
-        energy = weight.square().sum((2, 3))  # (outputs, inputs)
-        demodulation = torch.rsqrt(F.linear(style.float().square(), energy.float()) + 1e-8).to(x.dtype)  # (B, outputs)
+        with torch.autocast(x.device.type, enabled=False):  # a sum of small squares
+            energy = weight.float().square().sum((2, 3))  # (outputs, inputs)
+            demodulation = torch.rsqrt(F.linear(style.square(), energy) + 1e-8 / size.square())  # (B, outputs)
         x = x * style[:, :, None, None].to(x.dtype)
         if self.up:
             x = blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2), padding=1, gain=4)
         else:
             x = F.conv2d(x, weight, padding=1)
-        return fused_leaky_relu(x * demodulation[:, :, None, None], self.bias)
+        return fused_leaky_relu(x * demodulation[:, :, None, None].to(x.dtype), self.bias)
 
 
 class AffineConv(nn.Module):

@@ -44,7 +44,7 @@ def frames_of(rng: np.random.Generator, count: int, steady: bool = False) -> Mot
     for k in np.flatnonzero(kind > 1 - OPEN_SHARE):
         row = expression[k]
         if row[columns].sum() < 0.3:
-            row[rng.choice(columns)] = rng.uniform(0.25, 0.9)
+            row[rng.choice(columns)] = rng.uniform(0.1, 0.9)
             row[INDEX["mouthClose"]] = 0
     return dataclasses.replace(motion, pose=pose.astype(np.float32), cam=cam.astype(np.float32), expression=expression)
 

@@ -22,7 +22,10 @@ PART_OF_KIND = {"skin": SKIN, "eyes": EYES, "teeth": MOUTH, "tongue": MOUTH, "to
 # Light that falls in between the lips fades with depth behind them: decimetres to 1/e, and a further factor. Without it
 # an open mouth is as bright as the lips around it.
 MOUTH_SHADE = {"teeth": (0.3, 0.9), "tongue": (0.2, 0.9), "inner": (0.12, 0.6)}
-TONGUE_REST = np.float32([0, -0.06, -0.05])  # the pack's tongue lies in sight of a camera; people's rests lower
+# How far the pack's tongue and teeth are moved, decimetres. Its tongue lies in sight and its lower teeth stand
+# above the lip; a person who talks shows the edge of the upper teeth, and darkness below it.
+TONGUE_REST = np.float32([0, -0.06, -0.05])
+UPPER_TEETH_REST, LOWER_TEETH_REST = np.float32([0, -0.03, 0]), np.float32([0, -0.09, -0.03])
 
 # The template head of the surface map: the average adult. One unit of the map is 1.8 / 120 decimetres; the origin lies
 # inside the head at the height of the mouth, so that head and shoulders fill about -120..120.
@@ -58,6 +61,8 @@ class Head:
         upper, lower = base[heads["lm_68"][[61, 62, 63]], 1], base[heads["lm_68"][[67, 66, 65]], 1]
         pack.displace(base, "expr", {"mouthClose": float(np.clip(((upper - lower).mean() + 0.004) / 0.3, 0, 0.08))})
         self.base, self.landmark_index = base, heads["lm_68"].astype(np.int64)
+        jaw = np.zeros_like(base)
+        pack.displace(jaw, "expr", {"jawOpen": 1})
         self.expression = (heads["expr_ptr"].astype(np.int64), heads["expr_idx"].astype(np.int64),
                            heads["expr_delta"].astype(np.float32) * np.float32(1e-3))
 
@@ -81,6 +86,9 @@ class Head:
             binding = pack.binding(names[kind], base)
             if kind == "tongue":
                 binding = (*binding[:2], binding[2] + TONGUE_REST)
+            elif kind == "teeth":
+                lower = _hang(jaw, *binding[:2], 0)[:, 1:2] < -0.01
+                binding = (*binding[:2], binding[2] + np.where(lower, LOWER_TEETH_REST, UPPER_TEETH_REST))
             faces.append(get("tri").astype(np.int32) + count)
             corners.append(get("uv")[get("tri_uv")])
             material.append(np.full(len(get("tri")), KINDS.index(kind), np.int32))

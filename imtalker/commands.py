@@ -1,0 +1,276 @@
+"""What each command of the command line does with its parsed options.
+
+A command checks all that can be checked quickly before anything slow, prints its result, as JSON if asked, and leaves
+errors to its caller.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import json
+import sys
+import time
+from pathlib import Path
+
+from .errors import InputError
+
+ASSETS = Path(__file__).parent / "assets"
+BAR_DELAY = 2.0  # seconds that something may take before a progress bar appears
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# animate, reenact
+
+
+def animate(args):
+    source, audio = _inputs(args.source, args.audio, "sample.wav", "speech: a sound file, or a video with sound")
+    output = _output(args.output, source, audio)
+    talker = _talker(args)
+    picture = talker.encode_source(source, face=args.face, crop=args.crop)
+    _make(
+        args,
+        output,
+        talker,
+        talker.animate(
+            picture,
+            audio,
+            seed=args.seed,
+            nfe=args.nfe,
+            guidance_scale=args.guidance,
+            pose=args.pose,
+            gaze=args.gaze,
+            cam=args.cam,
+            fps=args.fps,
+        ),
+    )
+
+
+def reenact(args):
+    source, driving = _inputs(args.source, args.driving, "sample.mp4", "a video of a face")
+    output = _output(args.output, source, driving)
+    talker = _talker(args)
+    picture = talker.encode_source(source, face=args.face, crop=args.crop)
+    _make(
+        args,
+        output,
+        talker,
+        talker.reenact(
+            picture,
+            driving,
+            crop=args.crop if args.driving_crop is None else args.driving_crop,
+            relative=args.relative,
+            fps=args.fps,
+        ),
+    )
+
+
+def _inputs(source: str | None, driving: str | None, sample: str, expected: str) -> tuple[Path, Path]:
+    """Both inputs, or the bundled samples; that they can be read is checked before anything slow."""
+    from .media import files, picture
+
+    paths = Path(source or ASSETS / "sample.png"), Path(driving or ASSETS / sample)
+    files.check_readable(paths[0], picture.EXPECTED)
+    files.check_readable(paths[1], expected)
+    return paths
+
+
+def _output(given: str | None, *inputs: Path) -> Path:
+    """Where the video goes; that it can be written there is checked before anything slow."""
+    from .media import check_output
+
+    output = Path(given or "_".join(path.stem for path in inputs) + ".mp4")
+    target = check_output(output)
+    if target.exists() and any(target.samefile(path) for path in inputs):
+        raise InputError(f"output {str(output)!r} is one of the inputs, expected another file: choose another name")
+    return output
+
+
+def _talker(args):
+    from .pipeline import IMTalker
+
+    return IMTalker.from_pretrained(args.model, device=args.device, precision=args.precision)
+
+
+def _make(args, output: Path, talker, clip):
+    """Write the clip with a progress bar, then say what was made."""
+    start = time.perf_counter()
+    with _bar(len(clip), "frames", args.quiet) as bar:
+        frames = clip.save(output, progress=lambda done: bar.update(done - bar.n))
+    elapsed = time.perf_counter() - start
+    width, height = clip.size
+    seconds = float(frames / clip.fps)
+    if args.json:
+        print(
+            json.dumps(
+                {
+                    "output": str(output),
+                    "frames": frames,
+                    "fps": float(clip.fps),
+                    "seconds": round(seconds, 3),
+                    "width": width,
+                    "height": height,
+                    "elapsed_seconds": round(elapsed, 3),
+                    "frames_per_second": round(frames / elapsed, 2),
+                    "model": talker.name,
+                    "device": str(talker.device),
+                    "precision": talker.precision,
+                    "seed": args.seed,
+                }
+            )
+        )
+    elif not args.quiet:
+        print(
+            f"{output}: {seconds:.1f} s, {width}x{height}, {float(clip.fps):g} frames a second, made in {elapsed:.1f} s"
+        )
+
+
+def _bar(total: int | None, unit: str, quiet: bool, **options):
+    """A progress bar on a terminal, for what takes longer than two seconds; otherwise nothing."""
+    from tqdm import tqdm
+
+    quiet = True if quiet else None  # None: only on a terminal
+    return tqdm(total=total, unit=" " + unit, delay=BAR_DELAY, leave=False, disable=quiet, **options)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# models
+
+
+def models_list(args):
+    from .weights import available_models
+
+    entries = available_models()
+    if args.json:
+        rows = [
+            {"name": entry.name, "origin": entry.origin, "folder": _text(entry.folder), "bytes": entry.bytes}
+            for entry in entries
+        ]
+        print(json.dumps({"models": rows}))
+        return
+    for entry in entries:
+        size = "" if entry.bytes is None else f"{entry.bytes / 1e6:.1f} MB"
+        print(f"{entry.name:<12} {entry.origin:<10} {size:>10}  {entry.folder or f'imtalker models pull {entry.name}'}")
+
+
+def models_show(args):
+    from .weights import PARTS, find_model, load_model
+
+    folder = find_model(args.model)
+    model = load_model(folder)
+    config = dataclasses.asdict(model.config)
+    parts = {
+        part: {
+            "parameters": sum(p.numel() for p in getattr(model, part).parameters()),
+            "bytes": (folder / f"{part}.safetensors").stat().st_size,
+        }
+        for part in PARTS
+    }
+    if args.json:
+        print(
+            json.dumps(
+                {"folder": str(folder), "size": model.config.size, "fps": model.config.fps, "parts": parts, **config}
+            )
+        )
+        return
+    print(f"{model.config.name}: {model.config.size}x{model.config.size} frames, in {folder}")
+    for part, numbers in parts.items():
+        print(f"  {part:<14} {numbers['parameters'] / 1e6:6.2f} M parameters, {numbers['bytes'] / 1e6:6.2f} MB")
+    print(f"  sampled with nfe {model.config.nfe}, guidance scale {model.config.guidance_scale:g}")
+    print(f"  trained on {model.config.training_data}")
+    print(f"  licence {model.config.licence}")
+
+
+def models_pull(args):
+    from .published import pull
+
+    quiet = args.quiet or not sys.stderr.isatty()
+    _convert(args, lambda progress: pull(args.model, args.half, progress, quiet))
+
+
+def models_convert(args):
+    from .published import convert
+
+    files = args.renderer, args.generator, args.wav2vec, args.folder
+    _convert(args, lambda progress: convert(*files, args.half, progress))
+
+
+def _convert(args, make):
+    """Make a model's folder with a progress bar; tell where it is, and what making it took."""
+    started = time.monotonic()
+    with _bar(None, "B", args.quiet, unit_scale=True) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        folder = make(progress)
+    report = {"folder": str(folder), "elapsed_seconds": round(time.monotonic() - started, 1)}
+    with contextlib.suppress(ImportError):  # Windows has no such module
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        report["peak_memory_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    if args.json:
+        print(json.dumps(report))
+    elif not args.quiet:
+        memory = f", at most {report['peak_memory_bytes'] / 1e9:.1f} GB of memory" * ("peak_memory_bytes" in report)
+        print(f"{folder}: use it with --model {folder} ({report['elapsed_seconds']:.1f} s{memory})")
+
+
+def _text(path) -> str | None:
+    return None if path is None else str(path)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# synth, train
+
+
+def synth(args):
+    if args.speech:
+        from .synth.speech import write_corpus
+
+        say = None if args.quiet or args.json else lambda line: print(line, file=sys.stderr)
+        files = [
+            write_corpus(args.out, args.speech, args.seed, report=say),
+            write_corpus(args.out, max(args.speech // 15, 1), args.seed, held_out=True, report=say),
+        ]
+        result, line = {"files": [str(file) for file in files]}, " and ".join(map(str, files))
+    else:
+        from .synth.dataset import write_dataset
+
+        if args.pack is None:
+            raise InputError(
+                "synth renders heads from a pack of meshes and textures, none given: name its folder with --pack"
+            )
+        with _bar(args.identities, "people", args.quiet) as bar:
+            result = write_dataset(
+                args.out,
+                identities=args.identities,
+                frames=args.frames,
+                size=args.size,
+                split=args.split,
+                seed=args.seed,
+                workers=args.workers,
+                pack=args.pack,
+                first=args.first,
+                steady=args.steady,
+                progress=lambda done, total, rate: (
+                    bar.set_postfix_str(f"{rate:.1f} frames/s", refresh=False),
+                    bar.update(done - bar.n),
+                ),
+            )
+        line = (
+            f"{args.out}: {result['identities']} identities, {result['frames']} frames rendered now, "
+            f"{result['frames_per_second']:.1f} a second"
+        )
+    if args.json:
+        print(json.dumps(result))
+    elif not args.quiet:
+        print(line)
+
+
+def train(args):
+    training = importlib.import_module(f".train.{args.network}", __package__)
+    training.main([option for option in args.options if option != "--debug"])
