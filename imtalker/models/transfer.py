@@ -71,8 +71,9 @@ class CrossAttention(nn.Module):
         x = F.scaled_dot_product_attention(queries, keys.expand(batch), values.expand(batch))
         return self.merge(x, driving_map.shape)
 
-    def forward_and_match(self, driving_map: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """As `forward`, and for every target cell the source cell of greatest weight, mean over heads: (B, N) int64.
+    def forward_and_match(self, driving_map: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As `forward`; also for every target cell the source cell of greatest weight, mean over heads: (B, N) int64,
+        and the queries (B, h, N, d) that `place` wants.
 
         Works through the target rows in pieces, so that no more than MAX_WEIGHTS weights exist at a time.
         """
@@ -85,15 +86,16 @@ class CrossAttention(nn.Module):
                 weights = self.weights(piece, keys)
                 attended.append(weights @ values)
                 match.append(weights.detach().sum(1).argmax(-1))
-        return self.merge(torch.cat(attended, 2).to(queries.dtype), driving_map.shape), torch.cat(match, 1)
+        aligned = self.merge(torch.cat(attended, 2).to(queries.dtype), driving_map.shape)
+        return aligned, torch.cat(match, 1), queries
 
-    def place(self, driving_map: Tensor, keys: Tensor, match: Tensor) -> Tensor:
-        """Where in the source every target cell looks, finer than a cell: (B, 2, H, W) x and y, in cells.
+    def place(self, queries: Tensor, keys: Tensor, match: Tensor, shape: torch.Size) -> Tensor:
+        """Where in the source every target cell looks, finer than a cell: (B, 2, H, W) x and y, in cells; shape: H, W.
 
         The mean place under the attention weights of the cells around the best match (B, N). Differentiable.
         """
-        height, width = driving_map.shape[-2:]
-        queries = self.queries(driving_map) * keys.shape[-1] ** -0.5
+        height, width = shape
+        queries = queries * keys.shape[-1] ** -0.5
         reach = torch.arange(-REACH, REACH + 1, device=match.device)
         y = (match // width)[..., None] + reach.repeat_interleave(len(reach))  # (B, N, K)
         x = (match % width)[..., None] + reach.repeat(len(reach))
@@ -141,14 +143,14 @@ class MotionTransfer(nn.Module):
         """Aligned features, coarse first: one map for each appearance map of the source."""
         *coarse, (finest, driving_map, keys, values) = zip(self.levels, driving_maps, source.keys, source.values)
         aligned = [block(*inputs) for block, *inputs in coarse]
-        attended, match = finest.forward_and_match(driving_map, keys, values)
+        attended, match, queries = finest.forward_and_match(driving_map, keys, values)
         aligned.append(attended)
         if self.hints:
             aligned = [x + hint(driving) for x, hint, driving in zip(aligned, self.hints, driving_maps)]
         if self.fine == "mean":
             return aligned + [fetch_means(rows, match, driving_map.shape[-1], 2 ** (level + 1))
                               for level, rows in enumerate(source.fine)]
-        place = finest.place(driving_map, keys, match)
+        place = finest.place(queries, keys, match, driving_map.shape[-2:])
         return aligned + [sample_at(level, place) for level in source.fine]
 
 
