@@ -119,11 +119,11 @@ class ModulatedConv(nn.Module):
         self.up = up
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
-        style = self.modulation(style).float()  # (B, inputs)
-        size = style.abs().amax(1, keepdim=True).clamp_min(1e-4)
-        style = style / size
         weight = self.weight / math.sqrt(self.weight[0].numel())
-        with torch.autocast(x.device.type, enabled=False):  # a sum of small squares
+        with torch.autocast(x.device.type, enabled=False):  # large numbers, and small ones squared
+            style = self.modulation(style.to(weight.dtype)).float()  # (B, inputs)
+            size = style.abs().amax(1, keepdim=True).clamp_min(1e-4)
+            style = style / size
             energy = weight.float().square().sum((2, 3))  # (outputs, inputs)
             demodulation = torch.rsqrt(F.linear(style.square(), energy) + 1e-8 / size.square())  # (B, outputs)
         x = x * style[:, :, None, None].to(x.dtype)
