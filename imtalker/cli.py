@@ -136,18 +136,7 @@ def _parser() -> OptionParser:
     command.add_argument("source", nargs="?", metavar="SOURCE", help="picture of a face, anything Pillow reads")
     command.add_argument("audio", nargs="?", metavar="AUDIO", help="speech: any audio, or a video with sound")
     _add_making(command)
-    command.add_argument(
-        "--nfe",
-        type=options.count_to(1000),
-        metavar="N",
-        help="evaluations of the velocity network per window of frames (default: the model's); fewer are faster",
-    )
-    command.add_argument(
-        "--guidance",
-        type=options.GUIDANCE,
-        metavar="S",
-        help="guidance scale: how strongly the speech is followed; 1 is off (default: the model's)",
-    )
+    _add_sampling(command)
     for name, what in (
         ("pose", "head rotation, 3 angles in radians (looks down, turns to its own left, lifts its left)"),
         ("gaze", "gaze, 2 angles in radians (to its own left, down)"),
@@ -207,6 +196,24 @@ def _parser() -> OptionParser:
     _add_reporting(command, commands.models_convert)
 
     command = listed.add_parser(
+        "evaluate",
+        help="measure a model on people that nothing trained on",
+        description="Render people whom no network has met, let the model copy and speak, and measure the results "
+        "against the exact truth, beside a ceiling (the true frames) and a floor (the source standing still).",
+    )
+    command.add_argument("--pack", type=Path, required=True, metavar="DIR", help="the pack of head meshes and skins")
+    command.add_argument("--people", type=options.count_to(10**4), default=6, metavar="N", help="(default: 6)")
+    command.add_argument("--seconds", type=options.SECONDS, default=4.0, metavar="N", help="of each (default: 4)")
+    command.add_argument(
+        "--corpus", type=Path, metavar="FILE", help="what they say, test.npz of synth --speech (default: spoken now)"
+    )
+    command.add_argument("--reader", type=Path, metavar="FILE", help="the face reader that measures (default: ours)")
+    command.add_argument("--report", type=Path, metavar="FILE.html", help="also write a page with pictures and curves")
+    _add_model(command)
+    _add_sampling(command)
+    _add_reporting(command, commands.evaluate)
+
+    command = listed.add_parser(
         "synth",
         help="render synthetic talking heads, or make synthetic speech, for training",
         description="Render synthetic heads with exact ground truth into OUT, one file per "
@@ -261,16 +268,7 @@ def _add_making(command: OptionParser):
         metavar="OUT.mp4",
         help="the video to write (default: both inputs' names joined by _, in this folder)",
     )
-    command.add_argument(
-        "--model", default="mini", metavar="NAME|DIR", help="mini (bundled), or a folder (default: mini)"
-    )
-    command.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or mps (default: auto)")
-    command.add_argument(
-        "--precision",
-        default="auto",
-        choices=("auto", "float32", "bfloat16", "float16"),
-        help="auto takes bfloat16 on a CUDA device that has it; float16 is not for CPUs (default: auto)",
-    )
+    _add_model(command)
     command.add_argument(
         "--seed", type=options.SEED, default=0, metavar="N", help="same seed, same frames (default: 0)"
     )
@@ -287,6 +285,34 @@ def _add_making(command: OptionParser):
         "--fps", type=options.RATE, default=25.0, metavar="F", help="frames per second of the video (default: 25)"
     )
     _add_reporting(command)
+
+
+def _add_model(command: OptionParser) -> None:
+    command.add_argument(
+        "--model", default="mini", metavar="NAME|DIR", help="mini (bundled), or a folder (default: mini)"
+    )
+    command.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or mps (default: auto)")
+    command.add_argument(
+        "--precision",
+        default="auto",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        help="auto takes bfloat16 on a CUDA device that has it; float16 is not for CPUs (default: auto)",
+    )
+
+
+def _add_sampling(command: OptionParser) -> None:
+    command.add_argument(
+        "--nfe",
+        type=options.count_to(1000),
+        metavar="N",
+        help="evaluations of the velocity network per window of frames (default: the model's); fewer are faster",
+    )
+    command.add_argument(
+        "--guidance",
+        type=options.GUIDANCE,
+        metavar="S",
+        help="guidance scale: how strongly the speech is followed; 1 is off (default: the model's)",
+    )
 
 
 def _add_half(command: argparse.ArgumentParser) -> None:

@@ -224,6 +224,46 @@ def _text(path) -> str | None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# evaluate
+
+
+def evaluate(args):
+    from .evaluate.protocols import PROTOCOLS, averages, evaluate
+    from .evaluate.report import text, write_html
+    from .face import Reader, default_reader
+    from .face.reader import load_reader
+
+    if args.report and not args.report.parent.is_dir():
+        raise InputError(
+            f"the folder {str(args.report.parent)!r} for the report does not exist: make it, or name another"
+        )
+    talker = _talker(args)
+    reader = Reader(load_reader(args.reader)) if args.reader else default_reader()
+    with _bar(args.people * len(PROTOCOLS), "clips", args.quiet) as bar:
+        results = list(
+            evaluate(
+                talker,
+                args.pack,
+                reader,
+                args.people,
+                args.seconds,
+                corpus=args.corpus,
+                nfe=args.nfe,
+                guidance_scale=args.guidance,
+                progress=bar.update,
+            )
+        )
+    table = averages(results)
+    if args.report:
+        write_html(args.report, f"{talker.name}: {args.people} people, {args.seconds:g} s each", table, results)
+    if args.json:
+        told = {**table["model"], "ceiling": table["ceiling"], "floor": table["floor"]}
+        print(json.dumps(json.loads(json.dumps(told), parse_constant=lambda name: None)))  # JSON knows no NaN
+    elif not args.quiet:
+        print(text(table))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # synth, train
 
 

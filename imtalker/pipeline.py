@@ -24,7 +24,17 @@ from . import weights
 from .controls import read_control
 from .errors import InputError
 from .face import Crop, driving_crop, no_crop, source_crop
-from .media import FPS, SAMPLE_RATE, VideoReader, frame_count, load_audio, load_picture, stream_audio, write_video
+from .media import (
+    FPS,
+    SAMPLE_RATE,
+    FrameSequence,
+    VideoReader,
+    frame_count,
+    load_audio,
+    load_picture,
+    stream_audio,
+    write_video,
+)
 from .media.audio import AudioInput
 from .media.picture import PictureSource
 from .media.video import as_rate
@@ -148,7 +158,7 @@ class IMTalker:
     def reenact(
         self,
         source: Source,
-        driving: str | os.PathLike[str] | bytes,
+        driving: str | os.PathLike[str] | bytes | np.ndarray,
         *,
         face: int = 0,
         crop: bool = True,
@@ -157,12 +167,13 @@ class IMTalker:
     ) -> Clip:
         """A clip of the source moving as the face in the video `driving` does; the video's sound is kept.
 
-        face: which face of the video to follow, 0 is the largest. crop: find the face, once for the whole video;
-        otherwise the centred square is taken as it is. relative: add the driving's change since its first frame to the
-        source's own motion, instead of copying the driving's motion as it is (the method's own way).
+        driving: a file, its bytes, or frames, uint8 (T, H, W, 3) RGB at 25 a second. face: which face of the video to
+        follow, 0 is the largest. crop: find the face, once for the whole video; otherwise the centred square is taken
+        as it is. relative: add the driving's change since its first frame to the source's own motion, instead of
+        copying the driving's motion as it is (the method's own way).
         """
         rate = as_rate(fps)
-        video = VideoReader(driving)
+        video = FrameSequence(driving) if isinstance(driving, np.ndarray) else VideoReader(driving)
         name = f"{os.fspath(driving)!r}" if isinstance(driving, (str, os.PathLike)) else "the driving video"
         width, height = video.size
         where = driving_crop(video, face, name) if crop else no_crop(height, width)
@@ -189,7 +200,7 @@ class IMTalker:
             yield stream.push(torch.from_numpy(samples).to(self.device))
         yield stream.flush()
 
-    def _driving_motion(self, video: VideoReader, crop: Crop) -> Iterator[Tensor]:
+    def _driving_motion(self, video: VideoReader | FrameSequence, crop: Crop) -> Iterator[Tensor]:
         """Motion latents (n, 32) float32 of the cropped frames of a video."""
         size = self.renderer.config.size
         frames = (crop.apply(frame, size) for frame in video)

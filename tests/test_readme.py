@@ -98,15 +98,18 @@ def test_other_commands(desk, arguments, capsys, monkeypatch):
     elif arguments[0] == "synth":
         instead("imtalker.synth.dataset", "write_dataset", {"identities": 1, "frames": 1, "frames_per_second": 1.0})
         instead("imtalker.synth.speech", "write_corpus", "corpus")
+    elif arguments[0] == "evaluate":
+        instead("imtalker.evaluate.protocols", "evaluate", [])
     elif arguments[1] in ("pull", "convert"):
         instead("imtalker.published", arguments[1], "folder")
     assert cli.main(arguments) == 0, capsys.readouterr().err
     assert calls or arguments[:2] in (["models", "list"], ["models", "show"])
 
 
-@pytest.mark.parametrize("number", range(len(blocks(ROOT / "README.md", "python"))))
-def test_python_of_the_readme(desk, number):
-    exec(compile(blocks(ROOT / "README.md", "python")[number], "README.md", "exec"), {})
+@pytest.mark.parametrize("code", [pytest.param(code, id=f"{page.name}-{k}") for page in PAGES
+                                  for k, code in enumerate(blocks(page, "python"))])
+def test_python_of_the_pages(desk, code):
+    exec(compile(code, "page", "exec"), {})
     assert Path("talk.mp4").stat().st_size > 1000
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -126,18 +126,11 @@ def read_controls(frames: Iterable[np.ndarray], crop: Crop, reader: Reader | Non
     pending: list[np.ndarray] = []
 
     def flush() -> None:
-        if not pending:
-            return
-        first = reader([crop.apply(frame, reader.size) for frame in pending])
-        closer = [
-            crop_from_landmarks(crop.to_picture(points), *frame.shape[:2]) if score > 0.1 else crop
-            for points, score, frame in zip(first.landmarks, first.score, pending)
-        ]
-        read = reader([c.apply(frame, reader.size) for c, frame in zip(closer, pending)])
-        points = np.stack([crop.to_fractions(c.to_picture(p)) for c, p in zip(closer, read.landmarks)])
-        cam = camera(points, read.pose)
-        rows.extend(zip(read.score, read.pose, cam, read.gaze, read.blink, read.mouth))
-        pending.clear()
+        if pending:
+            read = look_closer(pending, crop, reader)
+            cam = camera(read.landmarks, read.pose)
+            rows.extend(zip(read.score, read.pose, cam, read.gaze, read.blink, read.mouth))
+            pending.clear()
 
     for frame in frames:
         pending.append(frame)
@@ -159,6 +152,19 @@ def read_controls(frames: Iterable[np.ndarray], crop: Crop, reader: Reader | Non
     ]
     pose, cam, gaze, blink, mouth = (x.astype(np.float32) for x in filled)
     return Controls(_smooth(pose), _smooth(cam), gaze, blink, mouth)
+
+
+def look_closer(frames: list[np.ndarray] | np.ndarray, crop: Crop, reader: Reader) -> Reading:
+    """Read the face in `crop` of frames (height, width, 3) uint8 RGB twice: the second time framed by the landmarks of
+    the first. Landmarks are in fractions of `crop`."""
+    first = reader([crop.apply(frame, reader.size) for frame in frames])
+    closer = [
+        crop_from_landmarks(crop.to_picture(points), *frame.shape[:2]) if score > 0.1 else crop
+        for points, score, frame in zip(first.landmarks, first.score, frames)
+    ]
+    read = reader([c.apply(frame, reader.size) for c, frame in zip(closer, frames)])
+    points = [crop.to_fractions(c.to_picture(p)) for c, p in zip(closer, read.landmarks)]
+    return replace(read, landmarks=np.stack(points))
 
 
 def camera(landmarks: np.ndarray, pose: np.ndarray) -> np.ndarray:

@@ -3,13 +3,14 @@
 from .audio import AudioSource, load_audio, loudness, stream_audio
 from .clock import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME, frame_count
 from .picture import load_picture
-from .video import VideoReader, VideoWriter, check_output, write_video
+from .video import FrameSequence, VideoReader, VideoWriter, check_output, write_video
 
 __all__ = [
     "FPS",
     "SAMPLE_RATE",
     "SAMPLES_PER_FRAME",
     "AudioSource",
+    "FrameSequence",
     "VideoReader",
     "VideoWriter",
     "check_output",

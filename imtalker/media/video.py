@@ -36,6 +36,23 @@ EXPECTED = "a video such as MP4, MOV or WebM"
 # ---------------------------------------------------------------- reading
 
 
+class FrameSequence:
+    """Frames in memory, uint8 (T, H, W, 3) RGB at 25 a second, to be used as a `VideoReader` without sound.
+    Raises InputError for anything else."""
+
+    has_audio = False
+
+    def __init__(self, frames: np.ndarray):
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not frames.size:
+            raise InputError(f"frames of shape {frames.shape} and type {frames.dtype}: uint8 (T, H, W, 3) RGB expected")
+        self._pictures = frames
+        self.frames, (height, width) = len(frames), frames.shape[1:3]
+        self.size = width, height
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return iter(self._pictures)
+
+
 class VideoReader:
     """Frames of a video file at a constant rate; iterate as often as you like, each time from the start.
 
