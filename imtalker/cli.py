@@ -41,6 +41,7 @@ EXTRA_OF = {
     "numba": "synth",
     "scipy": "synth",
     "tensorboard": "train",
+    "torchmetrics": "evaluate",
     "transformers": "base",
     "huggingface_hub": "base",
 }

@@ -14,14 +14,18 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import pixels, tone, write_wav
 from hub import serve
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
+import imtalker
 from imtalker.errors import InputError
+from imtalker.media import write_video
 from imtalker.published import HUB_REPOSITORY, convert, read_checkpoint
 from imtalker.weights import load_model
 
+ASSETS = Path(imtalker.__file__).parent / "assets"
 PARITY = Path(os.environ.get("IMTALKER_PARITY") or Path(__file__).parents[2] / "shared" / "parity")
 
 pytestmark = [
@@ -42,12 +46,17 @@ def checkpoints(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def base(checkpoints, tmp_path_factory):
+def folder(checkpoints, tmp_path_factory):
     folder = convert(checkpoints / "renderer.ckpt", checkpoints / "generator.ckpt", checkpoints / "wav2vec2-base-960h",
                      tmp_path_factory.mktemp("base"))
-    yield load_model(folder)
+    yield folder
     for file in folder.iterdir():
         file.unlink()
+
+
+@pytest.fixture(scope="module")
+def base(folder):
+    return load_model(folder)
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +194,27 @@ def test_frames_in_half_precision(base, inputs, dtype, decibels):
     psnr = -10 * np.log10(np.square(frame - expected["frames"][0].astype(np.float32)).mean())
     print(f"frames {dtype}: {psnr:.1f} dB")
     assert psnr > decibels
+
+
+@pytest.mark.parametrize("command", [
+    ("animate", "speech.wav", "--pose", "pose.csv", "--gaze", "gaze.npy", "--cam", "cam.npz", "--nfe", "2"),
+    ("reenact", "driving.mp4", "--no-crop")], ids=lambda command: command[0])
+def test_commands_with_base_in_bounded_memory(folder, tmp_path, command):
+    picture, speech, driving = ASSETS / "sample.png", tone(0.2), [pixels(96, 96)] * 5
+    write_wav(tmp_path / "speech.wav", speech)
+    write_video(tmp_path / "driving.mp4", driving, 25, (speech, 16000))
+    (tmp_path / "pose.csv").write_text("0,0,0\n0,0.1,0\n")
+    np.save(tmp_path / "gaze.npy", np.zeros((2, 2), np.float32))
+    np.savez(tmp_path / "cam.npz", cam=np.zeros((1, 3), np.float32))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "imtalker", command[0], str(picture), *command[1:], "--model", str(folder), "--json"],
+        cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    told = json.loads(process.stdout.read())
+    _, status, used = os.wait4(process.pid, 0)
+    assert status == 0 and (told["width"], told["frames"]) == (512, 5)
+    weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    print(f"peak memory of {command[0]}: {used.ru_maxrss / 1024:.0f} MB")
+    assert used.ru_maxrss * 1024 < 1.2 * weights + 1.5e9
 
 
 def test_foreign_and_incomplete_checkpoints_are_named(checkpoints, tmp_path):
