@@ -81,8 +81,8 @@ class IMTalker:
         """Load a model by name ("mini" is bundled) or from a folder.
 
         device: "auto" (CUDA, then Apple's MPS, then CPU), "cpu", "cuda", "cuda:1" or "mps". precision: "float32",
-        "bfloat16" (networks' inner products), "float16" (eight times finer, but numbers end at 65504; not on a CPU), or
-        "auto": bfloat16 on a CUDA device that has it, else float32.
+        "bfloat16" (networks' inner products; synthesis in float16, on a CPU in float32), "float16" (all of them; not on
+        a CPU), or "auto": bfloat16 on a CUDA device that has it, else float32.
         Raises InputError for an unknown model, damaged weights, or a device that is not there.
         """
         choose_precision(precision, choose_device(device))  # a wrong option is told before anything is loaded
@@ -215,10 +215,21 @@ class IMTalker:
         """Frames, uint8 (S, S, 3) RGB, one for each row of the portions of motion latents (n, 32)."""
         for portion in motion:
             for latents in portion.to(self.device).split(self._batch):
-                with torch.inference_mode(), self._autocast():
-                    frames = self.renderer.render(source.features, latents)
+                with torch.inference_mode():
+                    frames = self._frames(source, latents)
                     pixels = frames.float().mul(255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
                 yield from pixels.contiguous().cpu().numpy()
+
+    def _frames(self, source: Source, latents: Tensor) -> Tensor:
+        """(n, 3, S, S) in [0, 1]. Synthesis adds up many layers: bfloat16's seven bits are too few for it."""
+        with self._autocast():
+            aligned = self.renderer.align(source.features, latents)
+        if self.precision == "bfloat16":
+            fine = torch.float16 if self.device.type == "cuda" else torch.float32
+            with torch.autocast(self.device.type, fine, enabled=fine is torch.float16):
+                return self.renderer.synthesis([x.to(fine) for x in aligned])
+        with self._autocast():
+            return self.renderer.synthesis(aligned)
 
     @property
     def _batch(self) -> int:

@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 import imtalker
+from imtalker import IMTalker
 from imtalker.errors import InputError
 from imtalker.media import write_video
 from imtalker.published import HUB_REPOSITORY, convert, read_checkpoint
@@ -158,7 +159,10 @@ def test_renderer(base, inputs):
 
 
 class Rounded(TorchDispatchMode):
-    """Every result is rounded to `dtype`, as an accelerator gives it, while the sums inside are float32."""
+    """Every result is rounded to `dtype`, as an accelerator gives it, while the sums inside are float32.
+
+    Random weights make large, contradictory features, so rounding hurts them more than those of a trained network.
+    """
 
     def __init__(self, dtype):
         super().__init__()
@@ -170,30 +174,37 @@ class Rounded(TorchDispatchMode):
         return out if function.is_view else tree_map(rounded, out)
 
 
-@pytest.mark.parametrize("dtype, decibels", [(torch.float16, 35), (torch.bfloat16, 26)])
+def psnr(frame, truth):
+    return -10 * np.log10(np.square(frame - truth.astype(np.float32)).mean())
+
+
 @torch.no_grad()
-def test_frames_in_half_precision(base, inputs, dtype, decibels):
-    """Random weights make large, contradictory features, so this is harder than a trained network is."""
+def test_frames_in_float16(base, inputs):
     expected, renderer = golden("renderer"), base.renderer
     weights = {name: x.clone() for name, x in renderer.named_parameters()}
     source, driving = (torch.from_numpy(inputs.picture(seed))[None] for seed in (1, 2))
     try:
         for x in renderer.parameters():
-            x.copy_(x.to(dtype))
-        with Rounded(dtype):
+            x.copy_(x.half())
+        with Rounded(torch.float16):
             features, motion = renderer.encode_source(source), renderer.encode_motion(driving)
             frame = renderer.render(features, motion)[0].numpy()
     finally:
         for name, x in renderer.named_parameters():
             x.copy_(weights[name])
-    assert np.isfinite(frame).all()
-    for name, ours, truth in (("identity", features.identity[0], expected["identity"][0]),
-                              ("driving_motion", motion[0], expected["driving_motion"][0]),
-                              ("frames", frame, expected["frames"][0].astype(np.float32))):
-        print(f"{name:24s} {np.linalg.norm(np.asarray(ours) - truth) / np.linalg.norm(truth):.1e}")
-    psnr = -10 * np.log10(np.square(frame - expected["frames"][0].astype(np.float32)).mean())
-    print(f"frames {dtype}: {psnr:.1f} dB")
-    assert psnr > decibels
+    compare(features.identity, expected["identity"], 2e-3, "identity in float16")
+    compare(motion, expected["driving_motion"][:1], 2e-3, "driving_motion in float16")
+    print(f"frames in float16: {psnr(frame, expected['frames'][0]):.1f} dB")
+    assert psnr(frame, expected["frames"][0]) > 35
+
+
+def test_frames_in_bfloat16_as_users_get_them(base, inputs):
+    expected, talker = golden("renderer"), IMTalker(base, device="cpu", precision="bfloat16")
+    source, driving = ((255 * inputs.picture(seed)).round().astype(np.uint8).transpose(1, 2, 0) for seed in (1, 2))
+    frames = np.stack(list(talker.reenact(talker.encode_source(source, crop=False), driving[None], crop=False)))
+    found = psnr(frames[0] / np.float32(255), expected["frames"][0].transpose(1, 2, 0))
+    print(f"frames in bfloat16: {found:.1f} dB")
+    assert found > 35
 
 
 @pytest.mark.parametrize("command", [

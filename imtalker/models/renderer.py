@@ -106,9 +106,13 @@ class Renderer(nn.Module):
         levels = [*appearance, picture] if self.config.copy else appearance
         return SourceFeatures(motion, identity, self.transfer.encode_source(maps, levels))
 
+    def align(self, source: SourceFeatures, motion: Tensor) -> list[Tensor]:
+        """The source's features moved as the latents `motion` (B, motion_dim) say: what `synthesis` makes frames of."""
+        return self.transfer(self.motion_maps(motion, source.identity), source.transfer)
+
     def render(self, source: SourceFeatures, motion: Tensor) -> Tensor:
         """Frames (B, 3, S, S) in [0, 1] of the source moved as the latents `motion` (B, motion_dim) say."""
-        return self.synthesis(self.transfer(self.motion_maps(motion, source.identity), source.transfer))
+        return self.synthesis(self.align(source, motion))
 
     def forward(self, picture: Tensor, driving: Tensor) -> Tensor:
         """Frames of `picture` (1 or B, 3, S, S) with the motion of the pictures `driving` (B, 3, S, S)."""
