@@ -78,8 +78,8 @@ def test_sound_in_portions_is_sound_as_a_whole(talker, source):
 
 def test_frames_are_made_while_they_are_asked_for(talker, source):
     made = []
-    original = talker.renderer.render
-    talker.renderer.render = lambda *given: made.append(1) or original(*given)
+    original = talker.renderer.align
+    talker.renderer.align = lambda *given: made.append(1) or original(*given)
     try:
         clip = talker.animate(source, (tone(8), 16_000))
         assert not made
@@ -88,7 +88,7 @@ def test_frames_are_made_while_they_are_asked_for(talker, source):
         assert len(made) == 1
         frames.close()
     finally:
-        del talker.renderer.render
+        del talker.renderer.align
 
 
 def test_controls_from_arrays_and_files(talker, source, speech, tmp_path):
