@@ -25,45 +25,16 @@ BAR_DELAY = 2.0  # seconds that something may take before a progress bar appears
 
 
 def animate(args):
-    source, audio = _inputs(args.source, args.audio, "sample.wav", "speech: a sound file, or a video with sound")
-    output = _output(args.output, source, audio)
-    talker = _talker(args)
-    picture = talker.encode_source(source, face=args.face, crop=args.crop)
-    _make(
-        args,
-        output,
-        talker,
-        talker.animate(
-            picture,
-            audio,
-            seed=args.seed,
-            nfe=args.nfe,
-            guidance_scale=args.guidance,
-            pose=args.pose,
-            gaze=args.gaze,
-            cam=args.cam,
-            fps=args.fps,
-        ),
-    )
+    inputs = _inputs(args.source, args.audio, "sample.wav", "speech: a sound file, or a video with sound")
+    controls = {"pose": args.pose, "gaze": args.gaze, "cam": args.cam}
+    sampling = {"seed": args.seed, "nfe": args.nfe, "guidance_scale": args.guidance}
+    _make(args, *inputs, **controls, **sampling)
 
 
 def reenact(args):
-    source, driving = _inputs(args.source, args.driving, "sample.mp4", "a video of a face")
-    output = _output(args.output, source, driving)
-    talker = _talker(args)
-    picture = talker.encode_source(source, face=args.face, crop=args.crop)
-    _make(
-        args,
-        output,
-        talker,
-        talker.reenact(
-            picture,
-            driving,
-            crop=args.crop if args.driving_crop is None else args.driving_crop,
-            relative=args.relative,
-            fps=args.fps,
-        ),
-    )
+    inputs = _inputs(args.source, args.driving, "sample.mp4", "a video of a face")
+    crop = args.crop if args.driving_crop is None else args.driving_crop
+    _make(args, *inputs, crop=crop, relative=args.relative)
 
 
 def _inputs(source: str | None, driving: str | None, sample: str, expected: str) -> tuple[Path, Path]:
@@ -93,8 +64,12 @@ def _talker(args):
     return IMTalker.from_pretrained(args.model, device=args.device, precision=args.precision)
 
 
-def _make(args, output: Path, talker, clip):
-    """Write the clip with a progress bar, then say what was made."""
+def _make(args, picture: Path, driving: Path, **how):
+    """Animate or reenact, as the command is called: write the clip with a progress bar, then say what was made."""
+    output = _output(args.output, picture, driving)
+    talker = _talker(args)
+    source = talker.encode_source(picture, face=args.face, crop=args.crop)
+    clip = getattr(talker, args.command)(source, driving, fps=args.fps, **how)
     start = time.perf_counter()
     with _bar(len(clip), "frames", args.quiet) as bar:
         frames = clip.save(output, progress=lambda done: bar.update(done - bar.n))

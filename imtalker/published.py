@@ -27,6 +27,7 @@ from .weights import (
     build_model,
     cache_folder,
     check_tensors,
+    checksum_of,
     read_dataclass,
     stored_tensors,
     write_model,
@@ -282,13 +283,8 @@ def intact(path: Path) -> bool:
     file = path.resolve()
     if not re.fullmatch("[0-9a-f]{64}|[0-9a-f]{40}", file.name):
         return True
-    digest = hashlib.sha256()
-    if len(file.name) == 40:
-        digest = hashlib.sha1(b"blob %d\0" % file.stat().st_size, usedforsecurity=False)
-    with file.open("rb") as stream:
-        while piece := stream.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest() == file.name
+    git = hashlib.sha1(b"blob %d\0" % file.stat().st_size, usedforsecurity=False) if len(file.name) == 40 else None
+    return checksum_of(file, git) == file.name
 
 
 def remove(path: Path) -> None:

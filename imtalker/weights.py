@@ -151,7 +151,7 @@ def load_weights(module: nn.Module, file: Path, checksum: str | None = None) -> 
     """
     if not file.is_file():
         raise InputError(f"the file {str(file)!r} is missing; fetch or copy the model again")
-    if checksum is not None and _sha256(file) != checksum:
+    if checksum is not None and checksum_of(file) != checksum:
         raise InputError(f"the file {str(file)!r} is damaged: it is not the one that its config.json describes; "
                          "fetch or copy the model again")
     wanted = stored_tensors(module)
@@ -246,8 +246,9 @@ class _NoInitialisation(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
+def checksum_of(file: Path, digest=None) -> str:
+    """SHA-256 of a file in hexadecimal digits, or what `digest`, which may hold a beginning already, makes of it."""
+    digest = digest or hashlib.sha256()
     with file.open("rb") as stream:
         while piece := stream.read(1 << 20):
             digest.update(piece)

@@ -12,12 +12,13 @@ pytest.importorskip("numba", reason="needs the extra imtalker[evaluate]")
 pytest.importorskip("torchmetrics", reason="needs the extra imtalker[evaluate]")
 from imtalker.cli import main
 from imtalker.errors import InputError
-from imtalker.evaluate.metrics import aligned, behaviour, copied_motion, mouth_motion, pictures, turn_between
-from imtalker.evaluate.performance import Performance, first_seconds, joined, speeches
+from imtalker.evaluate.metrics import aligned, behaviour, copied_motion, mouth_motion, pictures
+from imtalker.evaluate.performance import Performance, first_seconds, speeches
 from imtalker.evaluate.protocols import middle
 from imtalker.face import Reading
+from imtalker.face.reader import turn_between
 from imtalker.synth.motion import BLINK, EXPRESSIONS, Motion
-from imtalker.synth.speech import Speech
+from imtalker.synth.speech import Speech, in_turn
 
 PACK = Path(os.environ.get("IMTALKER_SYNTHPACK") or Path(__file__).parents[2] / "shared" / "synthpack")
 
@@ -88,7 +89,7 @@ def test_turns_and_alignment():
 
 
 def test_speech_is_joined_and_cut():
-    both = joined([speech(), speech()])
+    both = in_turn([speech(), speech()])
     assert both.segments[4] == (2.0, 2.4, "sil") and len(both.waveform) == 64000
     cut = first_seconds(both, 2.2)
     assert cut.frames == 55 and cut.segments[-1] == (2.0, 2.2, "sil")

@@ -5,13 +5,12 @@ Shapes: T frames, (T, S, S, 3) uint8 RGB.
 """
 from __future__ import annotations
 
-import cv2
 import numpy as np
 import torch
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from ..face import Reader, Reading, no_crop
-from ..face.reader import look_closer
+from ..face.reader import look_closer, turn_between
 from ..synth.motion import BLINK
 from ..synth.visemes import VISEMES
 from .mouth import SHUT, blinks_per_minute, correlation_and_lag, jitter
@@ -72,12 +71,6 @@ def behaviour(read: Reading, true: Performance) -> dict[str, float]:
             "blinks_per_minute": blinks_per_minute(read.blink.mean(1)),
             "head_jitter_deg": jitter(np.degrees(read.pose)),
             "landmark_jitter": 100 * float(np.linalg.norm(steps, axis=-1).mean() / eyes)}
-
-
-def turn_between(a: np.ndarray, b: np.ndarray) -> float:
-    """Angle (radians) between two rotation vectors (3,)."""
-    relative = cv2.Rodrigues(np.float64(a))[0].T @ cv2.Rodrigues(np.float64(b))[0]
-    return float(np.linalg.norm(cv2.Rodrigues(relative)[0]))
 
 
 def aligned(points: np.ndarray, onto: np.ndarray) -> np.ndarray:

@@ -118,6 +118,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--model", default="mini", metavar="NAME|DIR", help="(default: mini)")
     parser.add_argument("--clips", type=count_to(10**6), default=4, metavar="N", help="how many (default: 4)")
     options = parser.parse_args(arguments)
+    if not options.videos and not options.corpus:
+        parser.error("nothing to measure: give videos, or --corpus")
     for video in options.videos:
         _show(video.name, measure_video(video))
     if options.corpus:

@@ -12,7 +12,7 @@ from ..media import FPS, SAMPLE_RATE
 from ..synth.motion import Motion, talking
 from ..synth.pack import load_pack
 from ..synth.scene import Scene
-from ..synth.speech import Speech, clip, read_corpus
+from ..synth.speech import Speech, clip, in_turn, read_corpus
 
 PEOPLE_SEED = 7919  # evaluation's people are not those of any data set that `imtalker synth` makes by default
 
@@ -51,16 +51,7 @@ def speeches(count: int, seconds: float, corpus: Path | None) -> Iterator[Speech
                                  "fewer, or make more with `imtalker synth --speech`")
             if part.segments:
                 parts.append(part)
-        yield first_seconds(joined(parts), seconds)
-
-
-def joined(parts: list[Speech]) -> Speech:
-    rows, waves, start = [], [], 0.0
-    for part in parts:
-        rows += [(start + a, start + b, name) for a, b, name in part.segments]
-        waves.append(part.waveform)
-        start += len(part.waveform) / SAMPLE_RATE
-    return Speech(np.concatenate(waves), rows, "+".join(part.voice for part in parts))
+        yield first_seconds(in_turn(parts), seconds)
 
 
 def first_seconds(speech: Speech, seconds: float) -> Speech:

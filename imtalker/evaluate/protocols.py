@@ -43,26 +43,24 @@ def evaluate(talker: IMTalker, pack: Path, reader: Reader, people: int, seconds:
     size = talker.config.size
     said = list(speeches(people, seconds, corpus))
     motions = [spoken_motion(speech, person) for person, speech in enumerate(said)]
-    for person, (motion, speech) in enumerate(zip(motions, said)):
-        true = perform(pack, person, motion, speech, size)
-        source = talker.encode_source(true.frames[0], crop=False)
-        other = (person + 1) % people
+    true = first = perform(pack, 0, motions[0], said[0], size)
+    for person in range(people):
+        source, still = talker.encode_source(true.frames[0], crop=False), true.frames[:1]
+        made = reenacted(talker, source, true.frames)
+        yield compare("self_reenactment", person, made, still, true, reader, keep)
+        progress()
+        speech = (said[person].waveform, SAMPLE_RATE)
+        made = np.stack(list(talker.animate(source, speech, nfe=nfe, guidance_scale=guidance_scale)))
+        yield compare("audio_driven", person, made, still, true, reader, keep)
+        progress()
         if people > 1:
-            crossed = perform(pack, person, motions[other], said[other], size)
-            driving = perform(pack, other, motions[other], said[other], size)
-        for protocol in PROTOCOLS:
-            if protocol == "self_reenactment":
-                made, goal = reenacted(talker, source, true.frames), true
-            elif protocol == "cross_reenactment":
-                if people == 1:
-                    continue
-                made, goal = reenacted(talker, source, driving.frames), crossed
-            else:
-                clip = talker.animate(source, (speech.waveform, SAMPLE_RATE), nfe=nfe, guidance_scale=guidance_scale)
-                made, goal = np.stack(list(clip)), true
-            still = np.broadcast_to(true.frames[:1], goal.frames.shape)
-            yield compare(protocol, person, {"model": made, "ceiling": goal.frames, "floor": still}, goal, reader, keep)
+            other = (person + 1) % people
+            driving = perform(pack, other, motions[other], said[other], size) if other else first
+            goal = perform(pack, person, motions[other], said[other], size)
+            made = reenacted(talker, source, driving.frames)
+            yield compare("cross_reenactment", person, made, still, goal, reader, keep)
             progress()
+            true = driving  # the next person
 
 
 def reenacted(talker: IMTalker, source: Source, driving: np.ndarray) -> np.ndarray:
@@ -70,8 +68,10 @@ def reenacted(talker: IMTalker, source: Source, driving: np.ndarray) -> np.ndarr
     return np.stack(list(talker.reenact(source, driving, crop=False)))
 
 
-def compare(protocol: str, person: int, clips: dict[str, np.ndarray], true: Performance, reader: Reader,
+def compare(protocol: str, person: int, made: np.ndarray, still: np.ndarray, true: Performance, reader: Reader,
             keep: int) -> Result:
+    """Measure made frames beside the true ones and beside the source's one frame `still` (1, S, S, 3)."""
+    clips = {"model": made, "ceiling": true.frames, "floor": np.broadcast_to(still, true.frames.shape)}
     result = Result(protocol, person)
     length = min(map(len, clips.values()))
     shown = np.linspace(0, length - 1, min(keep, length)).round().astype(int)

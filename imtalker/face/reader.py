@@ -183,6 +183,12 @@ def camera(landmarks: np.ndarray, pose: np.ndarray) -> np.ndarray:
     return np.stack([scale, right_of, below], -1).astype(np.float32)
 
 
+def turn_between(a: np.ndarray, b: np.ndarray) -> float:
+    """Angle (radians) between two rotation vectors (3,)."""
+    relative = cv2.Rodrigues(np.float64(a))[0].T @ cv2.Rodrigues(np.float64(b))[0]
+    return float(np.linalg.norm(cv2.Rodrigues(relative)[0]))
+
+
 def _smooth(values: np.ndarray) -> np.ndarray:
     """(T, n) with a light 1-2-1 filter over time: the reader's own tremble is not the head's."""
     padded = np.concatenate([values[:1], values, values[-1:]])

@@ -61,8 +61,6 @@ class Head:
         upper, lower = base[heads["lm_68"][[61, 62, 63]], 1], base[heads["lm_68"][[67, 66, 65]], 1]
         pack.displace(base, "expr", {"mouthClose": float(np.clip(((upper - lower).mean() + 0.004) / 0.3, 0, 0.08))})
         self.base, self.landmark_index = base, heads["lm_68"].astype(np.int64)
-        jaw = np.zeros_like(base)
-        pack.displace(jaw, "expr", {"jawOpen": 1})
         self.expression = (heads["expr_ptr"].astype(np.int64), heads["expr_idx"].astype(np.int64),
                            heads["expr_delta"].astype(np.float32) * np.float32(1e-3))
 
@@ -87,6 +85,7 @@ class Head:
             if kind == "tongue":
                 binding = (*binding[:2], binding[2] + TONGUE_REST)
             elif kind == "teeth":
+                jaw = pack.displace(np.zeros_like(base), "expr", {"jawOpen": 1})
                 lower = _hang(jaw, *binding[:2], 0)[:, 1:2] < -0.01
                 binding = (*binding[:2], binding[2] + np.where(lower, LOWER_TEETH_REST, UPPER_TEETH_REST))
             faces.append(get("tri").astype(np.int32) + count)

@@ -194,24 +194,26 @@ def espeak(text: str, voice: str = "en-us", speed: int = 165, pitch: int = 50) -
 
 # --- clips ------------------------------------------------------------------------------------------------------------
 
+def in_turn(parts: list[Speech]) -> Speech:
+    """Parts one after the other."""
+    rows, time = [], 0.
+    for part in parts:
+        rows += [(time + a, time + b, v) for a, b, v in part.segments]
+        time += len(part.waveform) / RATE
+    return Speech(np.concatenate([part.waveform for part in parts]), rows, "+".join(part.voice for part in parts))
+
+
 def join(parts: list[Speech], pauses: list[float]) -> Speech:
     """Parts with `pauses` (s) before each of them and one after the last."""
-    waves, rows, time = [], [], 0.
-    for part, pause in zip([*parts, None], pauses):
-        quiet = int(pause * RATE)
-        waves.append(np.zeros(quiet, np.float32))
-        rows.append((time, time + quiet / RATE, "sil"))
-        time += quiet / RATE
-        if part is not None:
-            waves.append(part.waveform)
-            rows += [(time + a, time + b, v) for a, b, v in part.segments]
-            time += len(part.waveform) / RATE
+    silences = [Speech(np.zeros(quiet, np.float32), [(0., quiet / RATE, "sil")])
+                for quiet in (int(pause * RATE) for pause in pauses)]
+    whole = in_turn([piece for pair in zip(silences, parts) for piece in pair] + silences[len(parts):])
     merged: list[tuple[float, float, str]] = []
-    for row in rows:                                    # neighbouring silences are one pause
+    for row in whole.segments:                          # neighbouring silences are one pause
         if merged and row[2] == merged[-1][2] == "sil":
             row = (merged.pop()[0], *row[1:])
         merged.append(row)
-    return Speech(np.concatenate(waves), merged, parts[0].voice if parts else "none")
+    return Speech(whole.waveform, merged, parts[0].voice if parts else "none")
 
 
 def faster(speech: Speech, factor: float) -> Speech:

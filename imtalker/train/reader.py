@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..face.reader import load_reader
+from ..face.reader import load_reader, turn_between
 from ..models.reader import MIRROR, FaceReader, Reading
 from ..options import MINUTES, SEED, OptionParser, count_to
 from ..weights import complete
@@ -207,10 +207,7 @@ def measure_reader(model: FaceReader, heads: Heads, count: int = 512, seed: int 
     }
     eyes = np.linalg.norm(true["landmarks"][:, 36] - true["landmarks"][:, 45], axis=-1)
     frontal = np.abs(true["pose"][:, 1]) < np.radians(40)  # beyond, the distance of the eyes vanishes
-    turns = [
-        cv2.Rodrigues(cv2.Rodrigues(a.astype(float))[0].T @ cv2.Rodrigues(b.astype(float))[0])[0]
-        for a, b in zip(pose, true["pose"])
-    ]
+    turns = [turn_between(a, b) for a, b in zip(pose, true["pose"])]
     looking = true["blink"].max(1) < 0.4
     others = [no_face(heads, int(rng.integers(len(heads))), rng) for _ in range(count)]
     false = torch.cat([model(images(others[a : a + 32])).score for a in range(0, len(others), 32)]).numpy()
@@ -221,7 +218,7 @@ def measure_reader(model: FaceReader, heads: Heads, count: int = 512, seed: int 
     return dict(
         landmark_nme=float((np.linalg.norm(landmarks - true["landmarks"], axis=-1).mean(1) / eyes)[frontal].mean()),
         landmark_fraction=float(np.linalg.norm(landmarks - true["landmarks"], axis=-1).mean()),
-        pose_deg=float(np.degrees(np.linalg.norm(turns, axis=1).mean())),
+        pose_deg=float(np.degrees(turns).mean()),
         gaze_deg=float(np.degrees(np.linalg.norm(gaze - true["gaze"], axis=-1)[looking].mean())),
         gaze_correlation=correlation(gaze[looking], true["gaze"][looking]),
         blink_correlation=correlation(blink, true["blink"]),
