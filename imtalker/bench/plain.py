@@ -1,8 +1,8 @@
 """The renderer as its description reads, for the benchmark to measure against: no trick, nothing kept, nothing folded.
 
 One frame at a time, float32, eager. Attention weights are built in full (in the published model 8 x 4096 x 4096),
-resampling gathers, and the source's side of transfer (its motion maps, keys, values) is made again for every frame. What
-is made once for a picture are its appearance, identity and motion latent, as in the published program.
+resampling gathers, and the source's side of transfer (its motion maps, keys, values) is made again for every frame.
+What is made once for a picture are its appearance, identity and motion latent, as in the published program.
 
 Reads the weights of a `Renderer` by their names and shares no code with it, so that each proves the other right.
 """
@@ -148,8 +148,9 @@ class PlainRenderer:
         across, down = ((torch.arange(n, device=x.device) + 0.5) / n for n in (chance.shape[2], chance.shape[1]))
         landmarks = torch.stack([(chance.sum(1) * across).sum(1), (chance.sum(2) * down).sum(1)], -1)  # (68, 2)
         fine = torch.cat([maps[0], twice(maps[1])], 1)
-        evidence = torch.cat([maps[3].mean((2, 3)), look("eye", fine, landmarks[RIGHT_EYE], 1.8),
-                              look("eye", fine, landmarks[LEFT_EYE], 1.8), look("lips", fine, landmarks[MOUTH], 1.4)], 1)
+        looks = [look("eye", fine, landmarks[RIGHT_EYE], 1.8), look("eye", fine, landmarks[LEFT_EYE], 1.8),
+                 look("lips", fine, landmarks[MOUTH], 1.4)]
+        evidence = torch.cat([maps[3].mean((2, 3)), *looks], 1)
         return (self.mlp("motion_encoder.geometry", (4 * landmarks - 2).view(1, -1))
                 + self.mlp("motion_encoder.correction", evidence))
 
@@ -209,7 +210,7 @@ class PlainRenderer:
             aligned.append(attended.transpose(1, 2).view_as(driving))
             if self.config.hints:
                 aligned[-1] = aligned[-1] + self.conv(f"transfer.hints.{level}", driving, padding=0)
-        match = weights.mean(1).argmax(-1)[0]  # (N,) of the finest level: the source cell each target cell looks at most
+        match = weights.mean(1).argmax(-1)[0]  # (N,): where every cell of the finest level looks most
         cells = driving.shape[-1]
         fine = [*source.appearance[len(driving_maps):], *([source.picture] if self.config.copy else [])]
         if self.config.fine == "mean":
