@@ -1,0 +1,1 @@
+"""Live: sound in, face out, while it is being spoken."""
