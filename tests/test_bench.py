@@ -1,7 +1,8 @@
-"""Speed and cost: the plain path draws the same pictures."""
+"""Speed and cost: the plain path draws the same pictures, the command tells all that it promises."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,9 @@ import torch
 from test_renderer import TINY
 from torch import nn
 
+from imtalker.bench.counts import cost
 from imtalker.bench.plain import PlainRenderer
+from imtalker.cli import main
 from imtalker.commands import ASSETS
 from imtalker.media import VideoReader, load_picture
 from imtalker.models.renderer import Renderer
@@ -66,3 +69,35 @@ def compare(renderer: Renderer, picture: torch.Tensor, driving: torch.Tensor) ->
     frame = renderer.render(source, motion)
     assert distance(frame, plain.frame(plain_source, motion)) < 1e-5
     assert distance(frame, renderer.render(source, source.motion)) > 1e-3  # motion matters
+
+
+REQUIRED = ("model", "device", "animate_fps", "reenact_fps", "animate_network_fps", "reenact_network_fps",
+            "animate_network_ratio", "reenact_network_ratio", "live_first_frame_ms", "live_frame_ms",
+            "start_first_frame_s", "real_time_factor", "peak_memory_mb", "gflop_per_frame", "achieved_gflops",
+            "matrix_gflops")  # fmt: skip
+
+
+@pytest.mark.slow
+def test_benchmark_command(tiny_model, tmp_path, capsys):
+    report = tmp_path / "performance.md"
+    report.write_text("# Speed\n\nOurs.\n\n## `tiny` on cpu\n\nold\n\n## `other` on cpu\n\nkept\n")
+    command = ["benchmark", "--model", str(tiny_model), "--device", "cpu", "--runs", "1", "--seconds", "0.2", "--json"]
+    assert main([*command, "--report", str(report)]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["model"], told["device"], told["size"]) == ("tiny", "cpu", 64)
+    for name in REQUIRED[2:]:
+        assert told[name] > 0, name
+    assert told["peak_memory_mb"] < 2000 and told["matrix_share"] < 1.2
+    # networks alone are quicker than all together, and all stages are told
+    assert told["animate_network_fps"] > told["animate_fps"] and len(told["stages"]) == 11
+    page = report.read_text()
+    assert page.startswith("# Speed\n\nOurs.\n\n## `tiny` on cpu\n\n20")
+    assert page.endswith("\n\n## `other` on cpu\n\nkept\n")
+    assert "old" not in page and f"{told['animate_network_ratio']:.2f} ×" in page
+
+
+def test_costs_are_counted():
+    a, b = torch.rand(30, 40), torch.rand(40, 50)
+    counted = cost(lambda: (a @ b).view(-1))
+    assert counted.gflop == 2 * 30 * 40 * 50 / 1e9 and counted.operators == 1
+    assert counted.megabytes == pytest.approx(4 * (30 * 40 + 40 * 50 + 30 * 50) / 1e6)

@@ -1,4 +1,4 @@
-"""The renderer's networks: shapes, exact forms, cost."""
+"""The renderer's networks: shapes, exact forms."""
 from __future__ import annotations
 
 import json
@@ -7,8 +7,6 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from imtalker.models import transfer
 from imtalker.models.layers import ModulatedConv, blur
@@ -145,23 +143,7 @@ def test_attention_with_its_match_in_pieces_is_the_same(monkeypatch):
     torch.testing.assert_close(pieces, whole)
 
 
-def gflop(call) -> float:
-    # The fused attention kernel of the CPU is not counted; the plain one costs the same and is.
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        call()
-    return counter.get_total_flops() / 1e9
-
-
-def test_mini_is_cheap():
-    renderer = Renderer(MINI_RENDERER).eval().requires_grad_(False)
-    picture = torch.rand(1, 3, 256, 256)
-    source = renderer.encode_source(picture)
-    assert gflop(lambda: renderer.render(source, source.motion)) < 2.5
-    assert gflop(lambda: renderer.appearance_encoder(picture)) < 2
-    assert gflop(lambda: renderer.encode_motion(picture)) < 2
-
-
-def test_base_costs_what_is_published():
+def test_base_has_the_published_size():
     with torch.device("meta"):
         renderer = Renderer(RendererConfig()).eval().requires_grad_(False)
     assert sum(p.numel() for p in renderer.parameters()) == pytest.approx(124.1e6 - 2.4e6, rel=0.01)

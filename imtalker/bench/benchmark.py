@@ -133,6 +133,7 @@ def _figures(samples: dict[str, np.ndarray], costs: dict[str, Cost]) -> dict:
         "start_first_frame_s": samples["start"],
         "real_time_factor": FPS * samples["animate"],
         "peak_memory_mb": samples["memory"] / 1e6,
+        "peak_gpu_memory_mb": samples["gpu_memory"] / 1e6,
         "achieved_gflops": gflop / frame,
         "matrix_share": gflop / frame / matrix,
     }
@@ -179,8 +180,8 @@ class _Bench:
         self.source = talker.encode_source(self.picture)
         self.square = talker._tensor(self.source.picture[None])
         self.plain_source = self.plain.encode_source(self.square)
-        self.sound = np.resize(sound, round(SOUND * SAMPLE_RATE)), SAMPLE_RATE
-        self.features = torch.cat(list(talker._audio_features(self.sound)))
+        self.sound = torch.from_numpy(np.resize(sound, round(SOUND * SAMPLE_RATE))).to(talker.device)
+        self.features = self.inferred(lambda: talker.audio_encoder(self.sound))
         self.batch = talker._batch
         motion = torch.cat(list(self.sample(talker.generator)))
         self.latents = motion[torch.arange(self.batch) % len(motion)].to(talker.device)
@@ -227,7 +228,7 @@ class _Bench:
         yield "drawn", seconds(lambda: list(talker.render(self.source, [self.latents])), batch)
         yield "crop", seconds(lambda: source_crop(self.picture).apply(self.picture, size))
         yield "source", network(lambda: renderer.encode_source(self.square))
-        yield "features", seconds(lambda: list(talker._audio_features(self.sound)), len(self.features))
+        yield "features", network(lambda: talker.audio_encoder(self.sound), len(self.features))
         yield "sampling", seconds(lambda: list(self.sample(talker.generator)), len(self.features))
         yield "driving", seconds(self.read_driving, self.count)
         drawn = lambda: islice(cycle(self.drawn), self.count)
@@ -236,15 +237,14 @@ class _Bench:
         yield "animate", seconds(lambda: talker.animate(self.source, self.speech).save(self.output), self.count)
         yield "reenact", seconds(lambda: talker.reenact(self.source, self.driving).save(self.output), self.count)
         yield from zip(("live_first", "live_frame"), self.live())
-        yield from zip(("start", "memory"), self.start())
+        yield from zip(("start", "memory", "gpu_memory"), self.start())
         yield "matrix_gflops", matrix_gflops(device, getattr(torch, talker.precision))
         yield "copy_gbs", copy_gbs(device)
 
     def live(self) -> tuple[float, float]:
-        """Seconds from a session's first FIRST_SOUND seconds of sound to its first frame, and of work per later frame.
+        """Seconds from a session's first FIRST_SOUND seconds of sound to its first frame, and of work for each frame.
 
-        Sound then goes on in portions of a frame's length. Those that the first frame has to wait for count as long as
-        they last.
+        Sound then goes on in portions of a frame's length; if the first frame waits for them, so does the clock.
         """
         session = self.talker.session(self.source, seed=0)
         first, portion = round(FIRST_SOUND * session.sample_rate), session.sample_rate // FPS
@@ -264,15 +264,16 @@ class _Bench:
         take(session.flush(), arrived=0)
         return came[0], sum(works) / len(came)
 
-    def start(self) -> tuple[float, float]:
-        """Seconds from starting `imtalker animate` to its first frame, and the bytes of memory that it took."""
+    def start(self) -> tuple[float, float, float]:
+        """Seconds from starting `imtalker animate` to its first frame; the bytes it took of memory, and of a GPU's."""
         how = ["--model", str(self.model), "--device", str(self.talker.device), "--precision", self.talker.precision]
         command = ["animate", str(PICTURE), str(self.speech), "-o", str(self.output), "--quiet", *how]
         started = time.perf_counter()
         with subprocess.Popen([sys.executable, "-m", child.__name__, *command], stdout=subprocess.PIPE) as process:
             process.stdout.readline()
             first = time.perf_counter() - started
-            return first, float(process.stdout.readline())
+            memory, gpu_memory = map(float, process.stdout.readline().split())
+        return first, memory, gpu_memory
 
     def costs(self) -> dict[str, Cost]:
         """What each stage needs for a frame (or a picture): of the networks as they are written, source side once."""
@@ -280,14 +281,13 @@ class _Bench:
         source, latents = self.source.features, self.latents[:few]
         maps = renderer.motion_maps(latents, source.identity)
         aligned = [x.float() for x in renderer.transfer(maps, source.transfer)]
-        sound = torch.from_numpy(self.sound[0]).to(self.talker.device)
 
         def counted(call: Call, frames: int = few) -> Cost:
             return cost(lambda: self.inferred(call)).per(frames)
 
         return {
             "source": counted(lambda: renderer.encode_source(self.square), 1),
-            "features": counted(lambda: self.networks.audio_encoder(sound), len(self.features)),
+            "features": counted(lambda: self.networks.audio_encoder(self.sound), len(self.features)),
             "sampling": counted(lambda: list(self.sample(self.networks.generator)), len(self.features)),
             "motion": counted(lambda: renderer.encode_motion(self.frames[:few])),
             "maps": counted(lambda: renderer.motion_maps(latents, source.identity)),
@@ -301,9 +301,9 @@ class _Bench:
         """Kernels launched for a batch of frames, for one frame, and for one frame of the plain path."""
         draw = lambda latents: self.inferred(lambda: self.talker._frames(self.source, latents))
         return {
-            "batch": kernel_launches(lambda: draw(self.latents)),
-            "frame": kernel_launches(lambda: draw(self.latents[:1])),
-            "plain_frame": kernel_launches(lambda: self.plain.frame(self.plain_source, self.latents[:1])),
+            "launches_batch": kernel_launches(lambda: draw(self.latents)),
+            "launches_frame": kernel_launches(lambda: draw(self.latents[:1])),
+            "launches_plain_frame": kernel_launches(lambda: self.plain.frame(self.plain_source, self.latents[:1])),
         }
 
 
