@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from imtalker import flow
 from imtalker.bench.counts import Cost, cost
-from imtalker.models.generator import Generator, GeneratorConfig, window_noise
+from imtalker.models.generator import Generator, GeneratorConfig
 from imtalker.models.renderer import MINI_RENDERER, Renderer, RendererConfig
 
 CONFIGS = {"mini": (MINI_RENDERER, GeneratorConfig.mini()), "base": (RendererConfig(), GeneratorConfig())}
@@ -27,27 +29,29 @@ MOST = {
 }
 
 
-@pytest.fixture(scope="module")
-def costs() -> dict[tuple[str, str], Cost]:
-    found = {}
+@cache
+def costs(model: str) -> dict[str, Cost]:
+    config, sampler = CONFIGS[model]
     with FakeTensorMode(), torch.no_grad():
-        for name, (config, sampler) in CONFIGS.items():
-            renderer, generator = (x.eval().requires_grad_(False) for x in (Renderer(config), Generator(sampler)))
-            picture = torch.rand(1, 3, config.size, config.size)
-            source = renderer.encode_source(picture)
-            features, times = torch.rand(1, sampler.window, sampler.audio_dim), flow.time_grid(10)
-            noise = torch.rand(1, sampler.window, sampler.motion_dim)
-            found[name, "encode_source"] = cost(lambda: renderer.encode_source(picture))  # noqa: B023
-            found[name, "encode_motion"] = cost(lambda: renderer.encode_motion(picture))  # noqa: B023
-            found[name, "render"] = cost(lambda: renderer.render(source, source.motion))  # noqa: B023
-            found[name, "window"] = cost(lambda: generator.step(  # noqa: B023
-                generator.begin(), generator.project(features), source.motion, noise, times=times))  # noqa: B023
-    return found
+        renderer, generator = (x.eval().requires_grad_(False) for x in (Renderer(config), Generator(sampler)))
+        picture = torch.rand(1, 3, config.size, config.size)
+        source = renderer.encode_source(picture)
+        features, times = torch.rand(1, sampler.window, sampler.audio_dim), flow.time_grid(10)
+        noise = torch.rand(1, sampler.window, sampler.motion_dim)
+        return {
+            "encode_source": cost(lambda: renderer.encode_source(picture)),
+            "encode_motion": cost(lambda: renderer.encode_motion(picture)),
+            "render": cost(lambda: renderer.render(source, source.motion)),
+            "window": cost(lambda: generator.step(
+                generator.begin(), generator.project(features), source.motion, noise, times=times)),
+        }
 
 
-@pytest.mark.parametrize("network", MOST, ids=" ".join)
-def test_networks_do_not_become_dearer(costs, network):
-    counted, most = costs[network], MOST[network]
-    assert counted.gflop <= most.gflop and counted.megabytes <= most.megabytes and counted.operators <= most.operators, (
-        f"{counted}, at most {most} expected"
-    )
+@pytest.mark.parametrize("model, network", [
+    pytest.param(*key, marks=pytest.mark.slow if key[0] == "base" else ()) for key in MOST])
+def test_networks_do_not_become_dearer(model, network):
+    counted, most = costs(model)[network], MOST[model, network]
+    told = f"{counted}, at most {most} expected"
+    assert counted.gflop <= most.gflop, told
+    assert counted.megabytes <= most.megabytes, told
+    assert counted.operators <= most.operators, told
