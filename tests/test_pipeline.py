@@ -37,6 +37,16 @@ def test_the_package_is_light_until_it_is_used():
     assert imtalker.Clip is Clip and issubclass(InputError, ValueError) and set(imtalker.__all__) <= set(dir(imtalker))
 
 
+def test_animate_loads_nothing_that_it_does_not_use(tiny_model, picture, speech, tmp_path):
+    """What takes seconds to import stays out, so that the first frame comes soon after Enter."""
+    command = ["animate", picture, speech, "-o", tmp_path / "out.mp4", "--no-crop", "--model", tiny_model, "--quiet"]
+    code = f"import sys; from imtalker.cli import main; main({[str(word) for word in command]}); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True).stdout.split()
+    assert "torch" in loaded
+    for heavy in ("transformers", "huggingface_hub", "scipy", "numba", "sympy", "torch._dynamo", "fastapi", "aiortc"):
+        assert heavy not in loaded
+
+
 def test_a_source_is_frozen(source):
     assert source.size == (64, 64) and source.picture.shape == (64, 64, 3) and source.crop.side == 80
     with pytest.raises(dataclasses.FrozenInstanceError):

@@ -278,9 +278,10 @@ class _Bench:
     def costs(self) -> dict[str, Cost]:
         """What each stage needs for a frame (or a picture): of the networks as they are written, source side once."""
         renderer, few = self.networks.renderer, min(self.batch, COUNTED)
-        source, latents = self.source.features, self.latents[:few]
-        maps = renderer.motion_maps(latents, source.identity)
-        aligned = [x.float() for x in renderer.transfer(maps, source.transfer)]
+        latents = self.latents[:few]
+        source = self.inferred(lambda: renderer.encode_source(self.square))
+        maps = self.inferred(lambda: renderer.motion_maps(latents, source.identity))
+        aligned = self.inferred(lambda: renderer.transfer(maps, source.transfer))
 
         def counted(call: Call, frames: int = few) -> Cost:
             return cost(lambda: self.inferred(call)).per(frames)

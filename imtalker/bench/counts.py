@@ -59,7 +59,9 @@ def kernel_launches(call: Call) -> int:
     with torch.profiler.profile(activities=[activities.CPU, activities.CUDA]) as profile:
         call()
         torch.cuda.synchronize()
-    return sum(row.count for row in profile.key_averages() if "LaunchKernel" in row.key or "GraphLaunch" in row.key)
+    # such as cudaLaunchKernel, cuLaunchKernelEx, cudaGraphLaunch
+    calls = {row.key: row.count for row in profile.key_averages()}
+    return sum(count for name, count in calls.items() if "Launch" in name and ("Kernel" in name or "Graph" in name))
 
 
 def seconds_of(call: Call, device: torch.device, least: float = 0.0) -> float:
