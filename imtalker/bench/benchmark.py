@@ -1,7 +1,7 @@
 """Run everything that is measured, several times in turn, and put the figures together.
 
 Each run measures the plain path and ours one after the other, so that what disturbs the machine disturbs both, and a
-ratio is one of a single run. The first run is for warming up and is thrown away. Figures are medians of the others.
+ratio is one of a single run. All parts run once before, to warm up. Figures are medians.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tempfile
 import time
 import wave
 from collections.abc import Callable, Iterable, Iterator
-from itertools import cycle, islice
+from itertools import chain, cycle, islice
 from pathlib import Path
 
 import numpy as np
@@ -67,17 +67,19 @@ def benchmark(
 ) -> dict:
     """All figures of a model on a device, ready for JSON.
 
-    seconds: length of the clips that are made from end to end. progress: called after each of the `runs` + 1 runs.
+    seconds: length of the clips that are made from end to end. progress: called after warming up, and after each run.
     """
     talker = IMTalker.from_pretrained(model, device=device, precision=precision)
     with tempfile.TemporaryDirectory() as folder:
         bench = _Bench(talker, model, Path(folder), seconds)
         costs = bench.costs()
         samples: dict[str, list[float]] = {}
-        for run in range(runs + 1):
-            for name, value in bench.measure():
-                if run:
-                    samples.setdefault(name, []).append(value)
+        for _ in bench.parts():
+            pass
+        progress()
+        for _ in range(runs):
+            for name, value in chain(bench.parts(), bench.whole()):
+                samples.setdefault(name, []).append(value)
             progress()
         launches = bench.launches() if talker.device.type == "cuda" else None
     told = {
@@ -106,10 +108,9 @@ def machine(device: torch.device) -> str:
 
 
 def _figures(samples: dict[str, np.ndarray], costs: dict[str, Cost]) -> dict:
-    """samples: name -> (runs,) as `_Bench.measure` names them."""
+    """samples: name -> (runs,) as `_Bench` names them."""
     frame, motion, plain = samples["frame"], samples["motion"], samples["plain_frame"]
     samples["synthesis"] = frame - samples["align"]
-    samples["pixels"] = np.maximum(samples["drawn"] - frame, 0)
     heard = samples["features"] + samples["sampling"]  # by the same code on both sides
     network = {  # seconds a frame: ours, plain
         "animate_network": (heard + frame, heard + plain),
@@ -188,6 +189,7 @@ class _Bench:
         crop, size = driving_crop(frames), talker.config.size
         self.frames = talker._tensor(np.stack([crop.apply(x, size) for x in islice(cycle(frames), self.batch)]))
         self.maps = self.inferred(lambda: talker.renderer.motion_maps(self.latents, self.source.features.identity))
+        self.painted = self.inferred(lambda: talker._frames(self.source, self.latents))
         self.drawn = list(talker.render(self.source, [self.latents]))
 
     def inferred(self, call: Call):
@@ -198,14 +200,22 @@ class _Bench:
         how = {"nfe": self.talker.config.nfe, "guidance_scale": self.talker.config.guidance_scale}
         return generator.sample(self.features, self.source.features.motion, **how)
 
+    def convert(self) -> None:
+        """What `render` does beside the networks."""
+        self.talker._frames = lambda source, latents: self.painted
+        try:
+            list(self.talker.render(self.source, [self.latents]))
+        finally:
+            del self.talker._frames
+
     def read_driving(self) -> None:
         video = VideoReader(self.driving)
         crop = driving_crop(video)
         for frame in video:
             crop.apply(frame, self.talker.config.size)
 
-    def measure(self) -> Iterator[tuple[str, float]]:
-        """Every figure once: its name, and seconds a frame, or a picture, or as the name says."""
+    def parts(self) -> Iterator[tuple[str, float]]:
+        """Every part once: its name, and seconds a frame, or a picture, or as the name says."""
         talker, renderer, device, batch = self.talker, self.talker.renderer, self.talker.device, self.batch
         features, size = self.source.features, self.talker.config.size
 
@@ -225,7 +235,7 @@ class _Bench:
         yield "align", network(lambda: renderer.align(features, self.latents), batch)
         yield "maps", network(lambda: renderer.motion_maps(self.latents, features.identity), batch)
         yield "transfer", network(lambda: renderer.transfer(self.maps, features.transfer), batch)
-        yield "drawn", seconds(lambda: list(talker.render(self.source, [self.latents])), batch)
+        yield "pixels", seconds(self.convert, batch)
         yield "crop", seconds(lambda: source_crop(self.picture).apply(self.picture, size))
         yield "source", network(lambda: renderer.encode_source(self.square))
         yield "features", network(lambda: talker.audio_encoder(self.sound), len(self.features))
@@ -234,12 +244,17 @@ class _Bench:
         drawn = lambda: islice(cycle(self.drawn), self.count)
         yield "encoder", seconds(lambda: write_video(self.output, drawn(), FPS, self.speech), self.count)
 
-        yield "animate", seconds(lambda: talker.animate(self.source, self.speech).save(self.output), self.count)
-        yield "reenact", seconds(lambda: talker.reenact(self.source, self.driving).save(self.output), self.count)
-        yield from zip(("live_first", "live_frame"), self.live())
-        yield from zip(("start", "memory", "gpu_memory"), self.start())
         yield "matrix_gflops", matrix_gflops(device, getattr(torch, talker.precision))
         yield "copy_gbs", copy_gbs(device)
+
+    def whole(self) -> Iterator[tuple[str, float]]:
+        """From end to end: seconds a frame, or as the name says."""
+        talker, source = self.talker, self.source
+        for name, clip in (("animate", lambda: talker.animate(source, self.speech)),
+                           ("reenact", lambda: talker.reenact(source, self.driving))):  # fmt: skip
+            yield name, seconds_of(lambda: clip().save(self.output), talker.device) / self.count  # noqa: B023
+        yield from zip(("live_first", "live_frame"), self.live())
+        yield from zip(("start", "memory", "gpu_memory"), self.start())
 
     def live(self) -> tuple[float, float]:
         """Seconds from a session's first FIRST_SOUND seconds of sound to its first frame, and of work for each frame.
