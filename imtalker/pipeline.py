@@ -39,6 +39,7 @@ from .media.audio import AudioInput
 from .media.picture import PictureSource
 from .media.video import as_rate
 from .models.audio import FeatureStream, MelEncoder
+from .models.prepared import prepare
 from .models.renderer import SourceFeatures
 
 AUDIO_BLOCK = 2 * SAMPLE_RATE  # samples read at once
@@ -69,7 +70,7 @@ class IMTalker:
         self.name = name
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
-        self.renderer = model.renderer.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        self.renderer = prepare(model.renderer.to(self.device, memory_format=torch.channels_last).eval())
         self.generator = model.generator.to(self.device).eval().requires_grad_(False)
         self.audio_encoder = model.audio_encoder.to(self.device).eval().requires_grad_(False)
         self.config = model.config

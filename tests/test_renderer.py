@@ -139,7 +139,7 @@ def test_attention_with_its_match_in_pieces_is_the_same(monkeypatch):
     inputs = driving, block.keys(source), block.values(source)
     whole, match, _ = block.forward_and_match(*inputs)
     torch.testing.assert_close(whole, block(*inputs))
-    monkeypatch.setattr(transfer, "MAX_WEIGHTS", 1000)
+    monkeypatch.setitem(transfer.MAX_WEIGHTS, "cpu", 1000)
     pieces, match_of_pieces, _ = block.forward_and_match(*inputs)
     assert torch.equal(match, match_of_pieces)
     torch.testing.assert_close(pieces, whole)

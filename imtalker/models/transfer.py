@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 REACH = 2  # cells around the best match that refine its place
-MAX_WEIGHTS = 1 << 25  # attention weights built at once where the arg-max is needed: 128 MB in float32
+# Attention weights built at once where the arg-max is needed: on a CPU what its caches hold, 4 MB in float32
+MAX_WEIGHTS = {"cpu": 1 << 20, "cuda": 1 << 25}
 
 
 def tokens(maps: Tensor) -> Tensor:
@@ -75,19 +76,22 @@ class CrossAttention(nn.Module):
         """As `forward`; also for every target cell the source cell of greatest weight, mean over heads: (B, N) int64,
         and the queries (B, h, N, d) that `place` wants.
 
-        Works through the target rows in pieces, so that no more than MAX_WEIGHTS weights exist at a time.
+        Works through the target rows in pieces, so that no more than MAX_WEIGHTS weights exist at a time. The rows of
+        all frames that share a source are one table: its keys are neither copied nor read again for every frame.
         """
         queries = self.queries(driving_map)
-        rows = max(1, MAX_WEIGHTS // (len(queries) * self.heads * keys.shape[2]))
+        table = queries.unflatten(0, (len(keys), -1)).transpose(1, 2).flatten(2, 3)  # (sources, h, rows, d)
+        rows = max(1, MAX_WEIGHTS.get(table.device.type, 1 << 25) // (len(keys) * self.heads * keys.shape[2]))
         attended, match = [], []
-        with torch.autocast(queries.device.type, enabled=False):  # its casts would cost more than the rest
+        with torch.autocast(table.device.type, enabled=False):  # its casts would cost more than the rest
             keys, values = keys.float(), values.float()
-            for piece in queries.float().split(rows, dim=2):
+            for piece in table.float().split(rows, dim=2):
                 weights = self.weights(piece, keys)
                 attended.append(weights @ values)
                 match.append(weights.detach().sum(1).argmax(-1))
-        aligned = self.merge(torch.cat(attended, 2).to(queries.dtype), driving_map.shape)
-        return aligned, torch.cat(match, 1), queries
+        attended = torch.cat(attended, 2).unflatten(2, (-1, queries.shape[2])).transpose(1, 2).flatten(0, 1)
+        aligned = self.merge(attended.to(queries.dtype), driving_map.shape)
+        return aligned, torch.cat(match, 1).view(len(queries), -1), queries
 
     def place(self, queries: Tensor, keys: Tensor, match: Tensor, shape: torch.Size) -> Tensor:
         """Where in the source every target cell looks, finer than a cell: (B, 2, H, W) x and y, in cells; shape: H, W.
@@ -136,8 +140,9 @@ class MotionTransfer(nn.Module):
         if self.fine == "mean":
             cells = source_maps[-1].shape[-1]
             fine = [tokens(F.avg_pool2d(level, level.shape[-1] // cells)) for level in fine]
-        return TransferSource([block.keys(x) for block, x in zip(self.levels, source_maps)],
-                              [block.values(x) for block, x in zip(self.levels, appearance)], fine)
+        # contiguous: they are read for every frame
+        return TransferSource([block.keys(x).contiguous() for block, x in zip(self.levels, source_maps)],
+                              [block.values(x).contiguous() for block, x in zip(self.levels, appearance)], fine)
 
     def forward(self, driving_maps: list[Tensor], source: TransferSource) -> list[Tensor]:
         """Aligned features, coarse first: one map for each appearance map of the source."""
@@ -157,8 +162,9 @@ class MotionTransfer(nn.Module):
 def fetch_means(rows: Tensor, match: Tensor, cells: int, ratio: int) -> Tensor:
     """Every target cell filled with its match's mean: rows (B or 1, N, C), match (B, N) to (B, C, ratio·cells, …)."""
     rows = rows.expand(len(match), -1, -1)
-    fetched = rows.gather(1, match[..., None].expand(-1, -1, rows.shape[-1]))
-    return F.interpolate(fetched.transpose(1, 2).unflatten(2, (cells, -1)), scale_factor=ratio, mode="nearest")
+    fetched = rows.gather(1, match[..., None].expand(-1, -1, rows.shape[-1])).view(len(match), cells, 1, cells, 1, -1)
+    fetched = fetched.expand(-1, -1, ratio, -1, ratio, -1)
+    return fetched.reshape(len(match), cells * ratio, cells * ratio, -1).permute(0, 3, 1, 2)
 
 
 def sample_at(level: Tensor, place: Tensor) -> Tensor:
