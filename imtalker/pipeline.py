@@ -38,6 +38,7 @@ from .media import (
 from .media.audio import AudioInput
 from .media.picture import PictureSource
 from .media.video import as_rate
+from .memory import keep_freed_memory
 from .models.audio import FeatureStream, MelEncoder
 from .models.prepared import prepare
 from .models.renderer import SourceFeatures
@@ -70,6 +71,8 @@ class IMTalker:
         self.name = name
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.renderer = prepare(model.renderer.to(self.device, memory_format=torch.channels_last).eval())
         self.generator = model.generator.to(self.device).eval().requires_grad_(False)
         self.audio_encoder = model.audio_encoder.to(self.device).eval().requires_grad_(False)

@@ -123,6 +123,8 @@ class SynthesisNetwork(nn.Module):
         x = aligned[0]
         stages = list(zip(self.up, self.join, self.attention))[first:]
         for (up, join, attention), features in zip(stages, aligned[1:]):
+            # sampled features are not in the convolutions' memory format, and joined first would be slower to convert
+            features = features.contiguous(memory_format=torch.channels_last)
             x = attention(join(torch.cat([up(x), features], 1)))
         return x
 
