@@ -25,6 +25,7 @@ from imtalker.bench import child
 from imtalker.bench.plain import PlainRenderer
 from imtalker.errors import InputError
 from imtalker.media import write_video
+from imtalker.models.prepared import prepare
 from imtalker.published import HUB_REPOSITORY, convert, read_checkpoint
 from imtalker.weights import load_model
 
@@ -129,7 +130,7 @@ def test_audio_to_motion(base, inputs, case, name, seconds, scale, nfe, control_
 
 @torch.inference_mode()
 def test_renderer(base, inputs):
-    expected, renderer = golden("renderer"), base.renderer
+    expected, renderer = golden("renderer"), prepare(base.renderer)  # as it runs for users
     seen = {}
     for name, module in [("appearance", renderer.appearance_encoder), ("maps", renderer.motion_decoder),
                          ("aligned", renderer.transfer),

@@ -115,8 +115,7 @@ def test_place_is_where_attention_looks():
     source = torch.randn(1, 16, 8, 8) * 6  # every cell unlike every other
     driving = source.roll((1, 2), (2, 3))
     keys = block.keys(source)
-    _, match, queries = block.forward_and_match(driving, keys, keys)
-    place = block.place(queries, keys, match, driving.shape[-2:])
+    _, place = block.forward_and_match(driving, keys, keys, placed=True)
     torch.testing.assert_close(place[0, :, 5, 6], torch.tensor([4.0, 4.0]), atol=0.01, rtol=0)
     torch.testing.assert_close(place[0, :, 1, 2], torch.tensor([0.0, 0.0]), atol=0.01, rtol=0)
 
@@ -135,10 +134,10 @@ def test_attention_with_its_match_in_pieces_is_the_same(monkeypatch):
     block = MotionTransfer((8,), 2, "mean", hints=False).levels[0]
     driving, source = torch.randn(2, 8, 8, 8), torch.randn(1, 8, 8, 8)
     inputs = driving, block.keys(source), block.values(source)
-    whole, match, _ = block.forward_and_match(*inputs)
+    whole, match = block.forward_and_match(*inputs, placed=False)
     torch.testing.assert_close(whole, block(*inputs))
-    monkeypatch.setattr(transfer, "MAX_WEIGHTS", 1000)
-    pieces, match_of_pieces, _ = block.forward_and_match(*inputs)
+    monkeypatch.setitem(transfer.MAX_WEIGHTS, "cpu", 1000)
+    pieces, match_of_pieces = block.forward_and_match(*inputs, placed=False)
     assert torch.equal(match, match_of_pieces)
     torch.testing.assert_close(pieces, whole)
 
