@@ -5,13 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_renderer import TINY, gflop
+from test_renderer import TINY
 
-from imtalker.models.layers import ConvBlock
 from imtalker.models.prepared import prepare
-from imtalker.models.renderer import MINI_RENDERER, Renderer, RendererConfig
-from imtalker.models.synthesis import WindowAttention
-from imtalker.weights import load_model
+from imtalker.models.renderer import Renderer, RendererConfig
 
 OURS = {"fine": "sample", "copy": True, "hints": True, "modulation": "affine", "motion_encoder": "landmarks"}
 
