@@ -1,0 +1,1 @@
+"""Live: sessions that listen and talk, the server around them, and its page."""

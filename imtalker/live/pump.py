@@ -1,0 +1,300 @@
+"""The clock of one live face: sound comes as it comes, 25 moments a second go out, whatever happens.
+
+    hear, say ─ session ─ motion ─ draw what there is time for ─ moments, each with its own sound ─ outbox
+
+A face to whom nobody speaks idles. Sound that was spoken too long ago is dropped, not queued; so are frames that would
+come too late to be seen: their motion was made and their sound is played all the same.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..media.clock import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
+from .outbox import Event, Moment, Outbox
+from .pace import Pace
+
+if TYPE_CHECKING:
+    from ..pipeline import IMTalker, Source
+    from .session import Session
+
+LEAD = 0.4  # seconds before its time that a moment is made at the earliest: more would make interrupting slow
+CUSHION = 0.05  # seconds that a moment shall be ready before it is due
+IDLE = 5  # frames made at once while nobody speaks
+PATIENCE = 0.25  # seconds without sound until nobody seems to speak
+BATCH = 2  # frames drawn in one step: more would let the first of them wait for the others
+LAG = 1.0  # seconds that a microphone's sound may be late, besides what the session needs to hear ahead
+
+
+class Pump:
+    """A session on a clock. `hear`, `say` and the others may be called from any thread; `wants`, `step` and `fail` are
+    the scheduler's (see `Work`). What comes out goes to `outbox`.
+
+    drawn, skipped: frames for which there was time, or none. stalls: how often the clock had to wait for motion.
+    unheard: samples of a microphone that came too late. made: frames so far.
+    """
+
+    def __init__(
+        self,
+        talker: IMTalker,
+        source: Source,
+        session: Session,
+        outbox: Outbox,
+        pace: Pace,
+        wake: Callable[[], None],
+        *,
+        speech_seconds: float = 120.0,
+        answered: Callable[[float], None] = lambda seconds: None,
+    ):
+        """wake: tells the scheduler that something came. speech_seconds: sound that may wait to be spoken.
+        answered: told, for each beginning of sound after a pause, the seconds until the first frame of it was drawn."""
+        self.outbox = outbox
+        self.drawn = self.skipped = self.stalls = self.unheard = self.made = 0
+        self.asked = time.monotonic()  # when somebody last asked for something
+        self._talker, self._source, self._session = talker, source, session
+        self._pace, self._wake, self._speech_seconds, self._answered = pace, wake, speech_seconds, answered
+        self._lock = threading.Lock()
+        # Under the lock: what came from outside and was not looked at yet
+        self._heard: list[np.ndarray] = []
+        self._waiting = 0  # samples in it
+        self._heard_at = -np.inf
+        self._begun_at: float | None = None  # when sound began to come after a pause
+        self._ended = False  # nothing more belongs to what was heard so far
+        self._orders: deque[Callable[[], None]] = deque()
+        # The scheduler's thread alone
+        self._start: float | None = None  # when frame 0 was, or would have been, due
+        self._sound = _Track()
+        self._pending: deque[tuple[int, Tensor]] = deque()  # frames to be drawn: number, latents (32,)
+        self._more = False  # the session may have more motion that is due
+        self._credit = 0.0  # frames, or a part of one, that the share allows to be drawn
+        self._awaited: tuple[int, float] | None = None  # the first frame of sound after a pause, and when it came
+
+    # --------------------------------------------------------------------------------------------------- from outside
+
+    def hear(self, samples: np.ndarray) -> None:
+        """A microphone's sound, float32 (n,) at 16 kHz, as it is spoken. What is too late is dropped and counted."""
+        with self._lock:
+            if self._behind() > self._session.steady_delay + LAG:
+                self.unheard += len(samples)
+                return
+            self._add(samples)
+        self._wake()
+
+    def say(self, samples: np.ndarray) -> None:
+        """Sound to be spoken, float32 (n,) at 16 kHz, as fast as it comes; not while the pump is `full`."""
+        with self._lock:
+            self._add(samples)
+        self._wake()
+
+    @property
+    def full(self) -> bool:
+        """Whether so much waits to be spoken that whoever says more has to wait."""
+        return self._behind() > self._speech_seconds
+
+    def end(self) -> None:
+        """What was heard or said so far is complete: speak it to its end without waiting for more, then tell so."""
+        with self._lock:
+            self._ended = True
+        self._wake()
+
+    def interrupt(self, shown: int | None = None) -> None:
+        """Be silent now. shown: frames that the viewer has seen, by default those that are due by now."""
+        with self._lock:
+            self._heard.clear()
+            self._waiting = 0
+            self._ended = False
+            self._orders.append(lambda: self._take_back(shown))
+        self._wake()
+
+    def steer(self, **controls) -> None:
+        """See `Session.steer`. What is wrong with it is told through the outbox."""
+        with self._lock:
+            self._orders.append(lambda: self._session.steer(**controls))
+        self._wake()
+
+    @property
+    def position(self) -> int:
+        """Frames that are due by now."""
+        if self._start is None:
+            return 0
+        return max(0, min(int((time.monotonic() - self._start) * FPS), self.made))
+
+    # ---------------------------------------------------------------------------------------------- for the scheduler
+
+    def wants(self, now: float) -> tuple[float, float] | None:
+        due = self._due(self._next, now)
+        with self._lock:
+            if self._orders:
+                return now, now
+            if self._pending or self._heard or self._more or self._ended:
+                return due - LEAD, due
+            at = max(due - self._time_for(IDLE), self._heard_at + PATIENCE)
+        return at, max(due, at)
+
+    def step(self, now: float) -> bool:
+        with self._lock:
+            orders, self._orders = self._orders, deque()
+        for order in orders:
+            try:
+                order()
+            except InputError as error:
+                self.outbox.put(Event("error", {"error": str(error)}))
+        if not self._pending:
+            self._move(now)
+        if self._pending:
+            self._draw()
+        return True
+
+    def fail(self, error: Exception) -> None:
+        self.outbox.close(f"the face failed: {type(error).__name__}: {error}")
+
+    # --------------------------------------------------------------------------------------------------------- inside
+
+    @property
+    def _next(self) -> int:
+        """Number of the next moment."""
+        return self._pending[0][0] if self._pending else self.made
+
+    def _due(self, frame: int, now: float) -> float:
+        return now if self._start is None else self._start + frame / FPS
+
+    def _add(self, samples: np.ndarray) -> None:
+        now = self.asked = time.monotonic()
+        if now > self._heard_at + PATIENCE and not self._heard:
+            self._begun_at = now
+        self._heard_at = now
+        self._heard.append(samples)
+        self._waiting += len(samples)
+        self._ended = False
+
+    def _behind(self) -> float:
+        """Seconds of sound that came and were not due yet."""
+        return (self._sound.end + self._waiting) / SAMPLE_RATE - self.position / FPS
+
+    def _move(self, now: float) -> None:
+        """Get the next frames' motion, of sound if there is some, idle if there was none for a while."""
+        with self._lock:
+            heard, self._heard, self._waiting = self._heard, [], 0
+            ended, quiet = self._ended, now >= self._heard_at + PATIENCE
+            begun_at, self._begun_at = self._begun_at, None
+        begun = time.perf_counter()
+        if heard:
+            samples = np.concatenate(heard)
+            if begun_at is not None:
+                self._awaited = self._sound.end // SAMPLES_PER_FRAME, begun_at
+            self._session.push(samples)
+            self._sound.add(samples)
+        motion = self._session.next_motion()
+        if motion is None and ended:
+            self._sound.fill()
+            self._session.flush()
+            motion = self._session.next_motion()
+            if motion is None or self._sound.end == (self.made + len(motion)) * SAMPLES_PER_FRAME:
+                with self._lock:
+                    self._ended = self._ended and bool(self._heard)
+                self.outbox.put(Event("said", {"frame": self._sound.end // SAMPLES_PER_FRAME}))
+        if motion is None and quiet and now >= self._due(self.made, now) - self._time_for(IDLE):
+            self._sound.fill()
+            self._sound.add(np.zeros(IDLE * SAMPLES_PER_FRAME, np.float32))
+            self._session.idle(IDLE)
+            motion = self._session.next_motion()
+        self._more = motion is not None
+        if motion is None:
+            return
+        self._pace.moved(len(motion), time.perf_counter() - begun)
+        self._wait_for(self.made)
+        self._pending.extend(enumerate(motion, self.made))
+        self.made += len(motion)
+
+    def _wait_for(self, frame: int) -> None:
+        """The motion of `frame` is there: start the clock, or hold it when it is past the time."""
+        now = time.monotonic()
+        if self._start is None or now > self._due(frame, now):
+            self.stalls += self._start is not None
+            self._start = now + self._time_for(0) - frame / FPS
+
+    def _time_for(self, moved: int) -> float:
+        """Seconds that making motion of so many frames, and drawing the first of them, may take."""
+        return min(LEAD, CUSHION + moved * self._pace.motion_seconds + BATCH * self._pace.drawing_seconds)
+
+    def _draw(self) -> None:
+        """Draw the next frames for which there is time, and hand them out with their sound."""
+        now, share = time.monotonic(), self._pace.share
+        moments: list[tuple[int, bool]] = []
+        rows: list[Tensor] = []
+        while self._pending and len(rows) < BATCH and len(moments) < 2 * BATCH:
+            frame, latents = self._pending.popleft()
+            self._credit += share
+            drawn = self._credit >= 1 and now <= self._due(frame, now) + 1 / FPS
+            self._credit -= self._credit >= 1
+            if drawn:
+                rows.append(latents)
+            moments.append((frame, drawn))
+        pictures = iter(self._pictures(rows))
+        for frame, drawn in moments:
+            picture = next(pictures) if drawn else None
+            self.outbox.put(Moment(frame, picture, self._sound.take(frame), self._due(frame, now)))
+            if picture is not None and self._awaited is not None and frame >= self._awaited[0]:
+                self._answered(time.monotonic() - self._awaited[1])
+                self._awaited = None
+        self.drawn += len(rows)
+        self.skipped += len(moments) - len(rows)
+
+    def _pictures(self, rows: list[Tensor]) -> list[np.ndarray]:
+        if not rows:
+            return []
+        begun = time.perf_counter()
+        pictures = list(self._talker.render(self._source, [torch.stack(rows)]))
+        self._pace.drew(len(rows), time.perf_counter() - begun)
+        return pictures
+
+    def _take_back(self, shown: int | None) -> None:
+        shown = self.position if shown is None else max(0, min(shown, self.made))
+        self._session.interrupt(shown)
+        self.made = self._session.frames
+        self._pending.clear()
+        self._more = False
+        self._sound.cut(self.made)
+        self.outbox.take_back(self.made)
+        self.outbox.put(Event("interrupted", {"frame": self.made}))
+
+
+class _Track:
+    """The sound of the frames that were not handed out yet, on the session's clock."""
+
+    def __init__(self):
+        self._samples = np.zeros(0, np.float32)
+        self._first = 0  # sample number of the first one held
+
+    @property
+    def end(self) -> int:
+        """Samples on the clock so far."""
+        return self._first + len(self._samples)
+
+    def add(self, samples: np.ndarray) -> None:
+        self._samples = np.concatenate([self._samples, samples])
+
+    def fill(self) -> None:
+        """Complete a begun frame with silence."""
+        self.add(np.zeros(-self.end % SAMPLES_PER_FRAME, np.float32))
+
+    def take(self, frame: int) -> np.ndarray:
+        """(640,) of one frame; what is before it is forgotten."""
+        begin = frame * SAMPLES_PER_FRAME - self._first
+        sound = self._samples[begin : begin + SAMPLES_PER_FRAME]
+        self._samples = self._samples[begin + SAMPLES_PER_FRAME :]
+        self._first = (frame + 1) * SAMPLES_PER_FRAME
+        return np.pad(sound, (0, SAMPLES_PER_FRAME - len(sound)))
+
+    def cut(self, frame: int) -> None:
+        """The clock goes on with `frame`: no sound is there for it."""
+        self._samples, self._first = self._samples[:0], frame * SAMPLES_PER_FRAME
