@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
@@ -24,6 +24,7 @@ from . import weights
 from .controls import read_control
 from .errors import InputError
 from .face import Crop, driving_crop, no_crop, source_crop
+from .live.session import WINDOWS, Session
 from .media import (
     FPS,
     SAMPLE_RATE,
@@ -38,8 +39,10 @@ from .media import (
 from .media.audio import AudioInput
 from .media.picture import PictureSource
 from .media.video import as_rate
-from .models.audio import FeatureStream, MelEncoder
+from .models.audio import MelEncoder
+from .models.generator import extend
 from .models.renderer import SourceFeatures
+from .stream import MotionStream
 
 AUDIO_BLOCK = 2 * SAMPLE_RATE  # samples read at once
 # Pixels rendered at once: more gains nothing, takes memory, and the first frame comes later
@@ -118,6 +121,7 @@ class IMTalker:
         gaze=None,
         cam=None,
         fps: float | Fraction = FPS,
+        windows: Sequence[int] | None = None,
     ) -> Clip:
         """A clip of the source speaking `audio`: a sound or video file, its bytes, or (samples, rate).
 
@@ -125,33 +129,32 @@ class IMTalker:
         are faster. guidance_scale: weight of the sound, 1 is off and halves the generator's work; None: the model's.
         pose (n, 3), gaze (n, 2), cam (n, 3): what head, eyes and framing shall do, 25 rows a second, see
         `read_control`; the last row is held.
-        fps: of the clip, 1 to 240. Nothing is made until the clip is iterated or saved.
+        fps: of the clip, 1 to 240. windows: make it as a live session with these windows would, see `session`.
+        Nothing is made until the clip is iterated or saved.
         """
         rate = as_rate(fps)
-        nfe = self.config.nfe if nfe is None else nfe
-        scale = self.config.guidance_scale if guidance_scale is None else guidance_scale
-        if nfe < 1:
-            raise InputError(f"nfe={nfe}: at least 1 velocity evaluation expected")
-        if not math.isfinite(scale):
-            raise InputError(f"guidance_scale={scale}: a finite number expected")
         given = {
             "pose": read_control("pose", pose),
             "gaze": read_control("gaze", gaze),
             "cam": read_control("cam", cam),
         }
         controls = {kind: torch.from_numpy(rows).to(self.device) for kind, rows in given.items() if rows is not None}
+        sampling = self.sampling(nfe, guidance_scale, seed, windows)
         # Only decoding tells how long a file is; it also tells at once whether it can be decoded.
         frames = frame_count(sum(len(samples) for samples in stream_audio(audio, AUDIO_BLOCK)))
 
+        def held(frames: range) -> dict[str, tuple[Tensor, Tensor]]:
+            return {kind: (extend(x, frames, True), x.new_ones(len(frames))) for kind, x in controls.items()}
+
         def motion() -> Iterator[Tensor]:
-            return self.generator.sample(
-                self._audio_features(audio),
-                source.features.motion,
-                seed=seed,
-                nfe=nfe,
-                guidance_scale=scale,
-                **controls,
-            )
+            if windows is None and not isinstance(self.audio_encoder, MelEncoder):  # it wants to hear the clip at once
+                yield from self.generator.sample(self._hear(audio), source.features.motion, **controls, **sampling)
+                return
+            stream = self.motion_stream(source, controls=held, **sampling)
+            for samples in stream_audio(audio, AUDIO_BLOCK):
+                stream.push(torch.from_numpy(samples).to(self.device))
+                yield from stream.due()
+            yield from stream.rest()
 
         return Clip(self, source, motion, frames, rate, audio)
 
@@ -180,7 +183,7 @@ class IMTalker:
 
         def motion() -> Iterator[Tensor]:
             first = None
-            for portion in self._driving_motion(video, where):
+            for portion in self.driving_motion(video, where):
                 if relative:
                     first = portion[:1] if first is None else first
                     portion = source.features.motion.float() + portion - first
@@ -188,20 +191,58 @@ class IMTalker:
 
         return Clip(self, source, motion, video.frames, rate, driving if video.has_audio else None)
 
-    def _audio_features(self, audio: AudioInput) -> Iterator[Tensor]:
-        """Features (n, D) of the whole sound, in portions where the encoder is exact in portions."""
-        if not isinstance(self.audio_encoder, MelEncoder):
-            with torch.inference_mode(), self._autocast():
-                features = self.audio_encoder(torch.from_numpy(load_audio(audio)).to(self.device))
-            yield features
-            return
-        stream = FeatureStream(self.audio_encoder)
-        for samples in stream_audio(audio, AUDIO_BLOCK):
-            yield stream.push(torch.from_numpy(samples).to(self.device))
-        yield stream.flush()
+    def session(
+        self,
+        source: Source,
+        *,
+        seed: int = 0,
+        nfe: int | None = None,
+        guidance_scale: float | None = None,
+        windows: Sequence[int] = WINDOWS,
+        look_ahead: int = 0,
+    ) -> Session:
+        """A live session: push sound of any length, get the frames that are due.
 
-    def _driving_motion(self, video: VideoReader | FrameSequence, crop: Crop) -> Iterator[Tensor]:
-        """Motion latents (n, 32) float32 of the cropped frames of a video."""
+        windows: frames that are made at once, one number per window, the last for all that follow; short ones answer
+        sooner, long ones cost less. look_ahead: frames of sound after a window that its motion may know, for better
+        lips at the price of their delay. The others as for `animate`. A whole file through a session gives the frames
+        of `animate` with the same windows. Raises InputError for numbers that make no sense.
+        """
+        return Session(
+            self,
+            source,
+            seed=seed,
+            nfe=nfe,
+            guidance_scale=guidance_scale,
+            windows=windows,
+            look_ahead=look_ahead,
+        )
+
+    def motion_stream(self, source: Source, **options) -> MotionStream:
+        """Sound to motion of `source`; options as of `MotionStream`."""
+        return MotionStream(self.audio_encoder, self.generator, source.features.motion, **options)
+
+    def sampling(self, nfe: int | None, guidance_scale: float | None, seed: int, windows: Sequence[int] | None) -> dict:
+        """Options of the sampler, the model's own where None is given. Raises InputError for what makes no sense."""
+        nfe = self.config.nfe if nfe is None else nfe
+        scale = self.config.guidance_scale if guidance_scale is None else guidance_scale
+        if nfe < 1:
+            raise InputError(f"nfe={nfe}: at least 1 velocity evaluation expected")
+        if not math.isfinite(scale):
+            raise InputError(f"guidance_scale={scale}: a finite number expected")
+        try:
+            self.generator.plan(windows)
+        except (ValueError, TypeError) as error:
+            raise InputError(str(error)) from None
+        return {"nfe": nfe, "guidance_scale": scale, "seed": seed, "windows": windows}
+
+    def _hear(self, audio: AudioInput) -> Tensor:
+        """Features (n, D) of the whole sound at once."""
+        with torch.inference_mode(), self._autocast():
+            return self.audio_encoder(torch.from_numpy(load_audio(audio)).to(self.device))
+
+    def driving_motion(self, video: Iterable[np.ndarray], crop: Crop) -> Iterator[Tensor]:
+        """Motion latents (n, 32) float32 of the cropped frames, uint8 (H, W, 3) RGB, of a video."""
         size = self.renderer.config.size
         frames = (crop.apply(frame, size) for frame in video)
         while batch := list(islice(frames, self._batch)):

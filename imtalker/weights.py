@@ -47,6 +47,7 @@ class ModelConfig:
     licence: str = "unknown"
     nfe: int = 10                 # how the model is best sampled
     guidance_scale: float = 2.0
+    expression: tuple[int, int] = (0, 32)  # first to before last number of the motion latent that holds the expression
 
     fps = FRAME_RATE              # of the motion; the same for every model
     sample_rate = SAMPLE_RATE

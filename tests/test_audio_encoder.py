@@ -40,7 +40,13 @@ def test_pieces_equal_the_whole(encoder, monkeypatch):
 def test_stream_equals_the_whole(encoder, portion):
     waveform = noise(2.21)
     stream = FeatureStream(encoder)
-    parts = [stream.push(part) for part in waveform.split(portion)] + [stream.flush()]
+    parts = []
+    for part in waveform.split(portion):
+        stream.push(part)
+        if stream.ready:
+            parts.append(stream.take(stream.ready))
+    assert stream.ready == 0 < stream.waiting
+    parts.append(stream.take(stream.waiting))
     torch.testing.assert_close(torch.cat(parts), encoder(waveform), atol=1e-5, rtol=1e-5)
     assert stream.buffer.shape[0] < 2 * 16_000
 
@@ -103,5 +109,9 @@ def test_published_encoder(monkeypatch):
     monkeypatch.setattr(audio, "PIECE_FRAMES", 40)
     assert encoder(waveform).shape == (83, 32)
     stream = FeatureStream(encoder)
-    parts = [stream.push(part) for part in waveform.split(8000)] + [stream.flush()]
-    assert torch.cat(parts).shape == (83, 32)
+    stream.push(waveform)
+    parts = [stream.take(stream.ready), stream.take(stream.waiting)]
+    assert [len(part) for part in parts] == [82 - encoder.wait_frames, 1 + encoder.wait_frames]
+    quiet = FeatureStream(encoder)
+    quiet.push(waveform * 1e-3)
+    assert quiet.level.normalise(waveform * 1e-3).std() < 0.1, "the noise of a room is not raised to speech"

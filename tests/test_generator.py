@@ -1,5 +1,6 @@
 import math
 import zlib
+from itertools import chain, repeat
 
 import numpy as np
 import pytest
@@ -108,11 +109,11 @@ def test_each_window_sees_the_end_of_the_one_before(generator, audio):
     assert not torch.allclose(unaware, made[10:20])
 
 
-def test_hop_shorter_than_the_window_answers_sooner(generator, audio):
-    windows = list(generator.sample(audio, REFERENCE, nfe=2, hop=3))
+def test_windows_shorter_than_the_longest_answer_sooner(generator, audio):
+    windows = list(generator.sample(audio, REFERENCE, nfe=2, windows=(3,)))
     assert [len(window) for window in windows] == [3] * 9
-    with pytest.raises(ValueError, match="hop"):
-        generator.sample(audio, REFERENCE, hop=11)
+    with pytest.raises(ValueError, match="windows"):
+        generator.sample(audio, REFERENCE, windows=(11,))
 
 
 def test_look_ahead_may_be_left_to_the_next_step(generator, audio):
@@ -248,5 +249,7 @@ def test_sizes(config, millions):
 
 
 def test_regroup():
-    portions = list(regroup(iter([torch.arange(3)[:, None], torch.arange(3, 10)[:, None], torch.zeros(0, 1)]), 4))
-    assert [len(portion) for portion in portions] == [4, 4, 2] and torch.cat(portions)[:, 0].tolist() == list(range(10))
+    given = iter([torch.arange(3)[:, None], torch.arange(3, 10)[:, None], torch.zeros(0, 1)])
+    portions = list(regroup(given, chain([1], repeat(4))))
+    assert [len(portion) for portion in portions] == [1, 4, 4, 1]
+    assert torch.cat(portions)[:, 0].tolist() == list(range(10))

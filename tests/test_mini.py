@@ -9,8 +9,10 @@ import torch
 
 import imtalker
 from imtalker import IMTalker
-from imtalker.evaluate.mouth import blinks_per_minute
+from imtalker.evaluate.mouth import SHUT, blinks_per_minute
+from imtalker.face import default_reader
 from imtalker.face.reader import load_reader
+from imtalker.media import load_audio
 
 ASSETS = Path(imtalker.__file__).parent / "assets"
 pytestmark = pytest.mark.slow
@@ -48,3 +50,30 @@ def test_silence_keeps_it_shut(talker):
     source = talker.encode_source(ASSETS / "sample.png")
     dark, _ = seen(talker.animate(source, (np.zeros(3 * 16000, np.float32), 16000)))
     assert np.percentile(dark, 95) - np.percentile(dark, 5) < 0.15
+
+
+@pytest.mark.parametrize("windows", [(5,), (5, 5, 10, 15, 20, 25)])
+def test_live_windows_join_without_a_jump(talker, windows):
+    source = talker.encode_source(ASSETS / "sample.png")
+    inside, across = [], []
+    for seed in range(2):
+        motion = talker.animate(source, ASSETS / "sample.wav", seed=seed, windows=windows).motion
+        plan, ends = talker.generator.plan(windows), {0}
+        while max(ends) < len(motion):
+            ends.add(max(ends) + next(plan))
+        for k, step in enumerate(np.linalg.norm(np.diff(motion, axis=0), axis=1), 1):
+            (across if k in ends else inside).append(step)
+    assert np.mean(across) < 1.5 * np.mean(inside)
+
+
+def test_an_interrupted_face_closes_its_mouth_within_200_ms(talker):
+    """It speaks a sentence, is interrupted where its mouth is open, idles, and answers again."""
+    sound, source = load_audio(ASSETS / "sample.wav"), talker.encode_source(ASSETS / "sample.png")
+    session = talker.session(source, windows=(5,))
+    spoken = default_reader()(list(session.push(sound[:40_000]))).mouth
+    shown = 10 + int(np.argmax(spoken[10:]))
+    assert spoken[shown] > 2 * SHUT
+    session.interrupt(shown + 1)
+    after = default_reader()(list(session.idle(20))).mouth
+    assert (after[5:] < SHUT).all()
+    assert default_reader()(list(session.push(sound[:32_000]))).mouth.max() > SHUT

@@ -207,6 +207,33 @@ def test_frames_in_bfloat16_as_users_get_them(base, inputs):
     assert found > 35
 
 
+LIVE = """
+import sys, numpy as np
+from imtalker import IMTalker
+talker = IMTalker.from_pretrained(sys.argv[1])
+session = talker.session(talker.encode_source(sys.argv[2], crop=False), windows=(2, 3), nfe=2)
+sound = np.float32(np.random.default_rng(0).normal(0, .1, 16_000))
+frames = list(session.push(sound[:round(session.delay * 16_000)]))
+assert len(frames) == 2 and session.delay == (2 + 5) / 25
+session.steer(pose=(.1, .2, 0), strength=.8)
+frames += session.push(sound[4480:6000])
+frames += session.idle(1)
+assert {frame.shape for frame in frames} == {(512, 512, 3)} and len(frames) == session.frames == 11
+assert any((a != b).any() for a, b in zip(frames, frames[1:]))
+print(open("/proc/self/status").read())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
+def test_a_session_with_base_in_bounded_memory(folder, picture):
+    told = subprocess.run([sys.executable, "-c", LIVE, str(folder), str(picture)], stdout=subprocess.PIPE, text=True,
+                          check=True).stdout.split("VmHWM:")
+    peak = 1024 * int(told[1].split()[0])
+    weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    print(f"peak memory of a session: {peak / 1e6:.0f} MB")
+    assert peak < 1.2 * weights + 1.5e9
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
 @pytest.mark.parametrize("command", [
     ("animate", "speech.wav", "--pose", "pose.csv", "--gaze", "gaze.npy", "--cam", "cam.npz", "--nfe", "2"),

@@ -1,1 +1,1 @@
-"""Live: sessions that listen and talk, the server around them, and its page."""
+"""Live: sound in, face out, while it is being spoken; a server of it, and its page."""

@@ -5,8 +5,9 @@
 `MelEncoder` is small, causal but for a short look-ahead, and exact in pieces: it is what `mini` uses.
 `Wav2Vec2Encoder` wraps the published wav2vec2-base-960h for `base`; it needs the `transformers` library.
 
-Both share one interface: `encoder(waveform)`, `encoder.piece(samples, before, after)`, `encoder.left_frames`,
-`encoder.right_frames`, `encoder.dim`; `FeatureStream` turns either into a live encoder.
+Both share one interface: `encoder(waveform)`, `encoder.piece(samples, before, after)`, `encoder.dim`, and the frames of
+sound around a frame that it hears: `left_frames`, `right_frames`, and, when it is heard live, `wait_frames` instead of
+the latter. `FeatureStream` turns either into a live encoder.
 """
 from __future__ import annotations
 
@@ -127,6 +128,7 @@ class MelEncoder(nn.Module):
         self.left_samples = margin + 2 * config.frame_blocks * SAMPLES_PER_FRAME
         self.right_samples = margin + config.frame_blocks * SAMPLES_PER_FRAME
         self.left_frames, self.right_frames = frame_count(self.left_samples), frame_count(self.right_samples)
+        self.wait_frames = self.right_frames
 
     def features(self, padded: Tensor) -> Tensor:
         """(B, left_samples + 640 T + right_samples) -> (B, T, D): the network itself, no padding."""
@@ -194,6 +196,7 @@ class Wav2Vec2Encoder(nn.Module):
     """
 
     left_frames = right_frames = 2 * FRAME_RATE
+    wait_frames = 5  # a live face cannot wait for two seconds
 
     def __init__(self, config: Wav2Vec2EncoderConfig = Wav2Vec2EncoderConfig()):
         super().__init__()
@@ -250,33 +253,78 @@ def normalise(waveform: Tensor) -> Tensor:
 
 
 class FeatureStream:
-    """Features of audio that is still arriving: push samples in any portions, get frames as soon as they are final.
+    """Features of sound that is still arriving: push samples in any portions, take frames as soon as they are final.
 
-    Frames come `encoder.right_frames` after their own sound. With a `MelEncoder` what comes out, joined, equals the
-    features of the whole; a `Wav2Vec2Encoder` sees `left_frames` of the past and normalises over what it sees.
+    Every take encodes just the sound that its frames need, so the same frames taken in the same steps are the same to
+    the bit, however the sound was pushed. With a `MelEncoder` they also equal the features of the whole; a
+    `Wav2Vec2Encoder` sees `left_frames` of the past, `wait_frames` of the future and the level heard so far.
     """
 
     def __init__(self, encoder: MelEncoder | Wav2Vec2Encoder):
         self.encoder = encoder
         self.buffer = torch.zeros(0)  # samples: `before` frames of context, then all that has no features yet
         self.before = 0
+        self.level = Level() if isinstance(encoder, Wav2Vec2Encoder) else None
 
-    def push(self, samples: Tensor) -> Tensor:
-        """(S,) float32 at 16 kHz -> (n, D) features of the n frames that became final; n may be 0."""
+    @property
+    def waiting(self) -> int:
+        """Frames of sound that were not taken; a begun one counts."""
+        return frame_count(self.buffer.shape[0]) - self.before
+
+    @property
+    def ready(self) -> int:
+        """Frames that can be taken now with all the future that the encoder wants to hear."""
+        return max(self.buffer.shape[0] // SAMPLES_PER_FRAME - self.before - self.encoder.wait_frames, 0)
+
+    def push(self, samples: Tensor) -> None:
+        """samples: (S,) float32 at 16 kHz."""
         self.buffer = torch.cat([self.buffer.to(samples), samples])
-        return self._take(self.buffer.shape[0] // SAMPLES_PER_FRAME - self.encoder.right_frames)
 
-    def flush(self) -> Tensor:
-        """(n, D) features of the rest, with the end of the audio as `encoder(whole)` would see it."""
-        return self._take(frame_count(self.buffer.shape[0]))
+    def fill(self) -> None:
+        """Complete a begun frame with silence."""
+        self.buffer = F.pad(self.buffer, (0, -self.buffer.shape[0] % SAMPLES_PER_FRAME))
+
+    def forget(self) -> None:
+        """Drop all sound: what comes next is heard as if silence had been before."""
+        self.buffer, self.before = self.buffer[:0], 0
 
     @torch.inference_mode()
-    def _take(self, end: int) -> Tensor:
-        """Features up to frame `end` of the buffer; what lies too far behind is then forgotten."""
-        if end <= self.before:
-            return self.buffer.new_zeros(0, self.encoder.dim)
-        out = self.encoder.piece(self.buffer, self.before, frame_count(self.buffer.shape[0]) - end)
-        forget = max(end - self.encoder.left_frames, 0)
+    def take(self, frames: int, ahead: int = 0) -> Tensor:
+        """(frames + ahead, D): features of the next frames, and of `ahead` more that can be taken again later.
+
+        frames + ahead is at most `waiting`. What was not pushed yet sounds like silence.
+        """
+        end = self.before + frames + ahead
+        assert 0 < frames and end <= self.before + self.waiting
+        heard = self.buffer[: (end + self.encoder.wait_frames) * SAMPLES_PER_FRAME]
+        after = frame_count(heard.shape[0]) - end
+        if self.level is None:
+            features = self.encoder.piece(heard, self.before, after)
+        else:
+            self.level.hear(heard[self.before * SAMPLES_PER_FRAME: (self.before + frames) * SAMPLES_PER_FRAME])
+            features = self.encoder.piece(self.level.normalise(heard), self.before, after, normalised=True)
+        forget = max(self.before + frames - self.encoder.left_frames, 0)
         self.buffer = self.buffer[forget * SAMPLES_PER_FRAME:]
-        self.before = end - forget
-        return out
+        self.before += frames - forget
+        return features
+
+
+class Level:
+    """Mean and variance of what was heard in about the last half minute, for an encoder that wants a clip's level.
+
+    The variance has a floor, 40 dB below full scale: the noise of a quiet room must not be raised to speech.
+    """
+
+    memory, floor = 30 * SAMPLE_RATE, 1e-4
+
+    def __init__(self):
+        self.count, self.mean, self.square = 0, 0.0, 0.0
+
+    def hear(self, samples: Tensor) -> None:
+        self.count = min(self.count + len(samples), self.memory)
+        share = min(len(samples) / self.count, 1.0)
+        self.mean += share * (float(samples.mean()) - self.mean)
+        self.square += share * (float(samples.square().mean()) - self.square)
+
+    def normalise(self, samples: Tensor) -> Tensor:
+        return (samples - self.mean) / math.sqrt(max(self.square - self.mean ** 2, self.floor))

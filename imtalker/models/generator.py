@@ -8,8 +8,9 @@ modulation (adaptive layer norm). `sample` walks the flow window by window, each
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, repeat
 
 import numpy as np
 import torch
@@ -274,14 +275,12 @@ class Generator(nn.Module):
             v = self(tokens, t.expand(len(branches)), condition, reference)[:, config.context:].float()
             return flow.guide(v[:1], v[1:], guidance_scale) if guided else v
 
-        motion = flow.euler(velocity, noise.to(self.device, torch.float32), times.to(self.device))[:, :keep]
-        after = SampleState(state.windows + 1, torch.cat([state.motion, motion], 1)[:, -config.context:],
-                            state.conditions.join(conditions[:keep])[-config.context:])
-        return motion[0], after
+        motion = flow.euler(velocity, noise.to(self.device, torch.float32), times.to(self.device))[0, :keep]
+        return motion, state.after(motion, conditions[:keep])
 
     def sample(self, audio: Tensor | Iterable[Tensor], reference: Tensor, *, pose: Tensor | None = None,
                cam: Tensor | None = None, gaze: Tensor | None = None, nfe: int = 10, guidance_scale: float = 2.0,
-               seed: int = 0, noise: Callable[[int], Tensor] | None = None, hop: int | None = None,
+               seed: int = 0, noise: Callable[[int], Tensor] | None = None, windows: Sequence[int] | None = None,
                hold_controls: bool = True, published_schedule: bool = False) -> Iterator[Tensor]:
         """Motion for audio features, window by window.
 
@@ -290,14 +289,13 @@ class Generator(nn.Module):
         than the audio is cut, a shorter one holds its last value (`hold_controls=False`: continues with zeros, as
         published). nfe: velocity evaluations per window; `published_schedule` makes one fewer, see `flow.time_grid`.
         guidance_scale: weight of the audio, 1 is off and halves the work. seed: of the noise; `noise(k)` gives window
-        k's (1, W, M) instead. hop: frames per window, W if None; fewer answer sooner and cost more.
+        k's (1, W, M) instead. windows: frames of each window, the last number for all that follow; all W if None; fewer
+        answer sooner and cost more.
 
-        Yields (n, M) float32: n = hop, but for the last window. T frames in all; memory does not grow with T.
+        Yields (n, M) float32, n as in `windows`, but for the last one. T frames in all; memory does not grow with T.
         """
         config = self.config
-        hop = config.window if hop is None else hop
-        if not 1 <= hop <= config.window:
-            raise ValueError(f"hop={hop} is not between 1 and the window of {config.window} frames")
+        plan = self.plan(windows)
         controls = {name: x for name, x in zip(CONTROLS, (pose, cam, gaze)) if x is not None}
         for name, x in controls.items():
             if x.ndim != 2 or not len(x) or x.shape[1] != getattr(config, f"{name}_dim"):
@@ -307,9 +305,9 @@ class Generator(nn.Module):
         noise = noise or (lambda k: window_noise(seed, k, (1, config.window, config.motion_dim)))
         reference = reference.reshape(1, config.motion_dim)
 
-        def windows() -> Iterator[Tensor]:  # apart, so that what is wrong is said now and not at the first frame
+        def portions() -> Iterator[Tensor]:  # apart, so that what is wrong is said now and not at the first frame
             state, first = self.begin(), 0
-            for features in regroup(audio, hop):
+            for features in regroup(audio, plan):
                 frames = range(first, first + len(features))
                 with torch.inference_mode():
                     conditions = self.project(features[None], **{name: extend(x, frames, hold_controls)[None]
@@ -319,7 +317,14 @@ class Generator(nn.Module):
                 first = frames.stop
                 yield motion
 
-        return windows()
+        return portions()
+
+    def plan(self, windows: Sequence[int] | None) -> Iterator[int]:
+        """Frames of each window, without end: as given, the last one again and again; None: all as long as can be."""
+        windows = (self.config.window,) if windows is None else tuple(windows)
+        if not windows or not all(1 <= frames <= self.config.window for frames in windows):
+            raise ValueError(f"windows={windows}: numbers from 1 to {self.config.window} expected, at least one")
+        return chain(windows, repeat(windows[-1]))
 
 
 @dataclass(frozen=True)
@@ -330,20 +335,27 @@ class SampleState:
     motion: Tensor           # (1, C, M) float32, the last frames
     conditions: Conditions   # of the same frames
 
+    def after(self, motion: Tensor, conditions: Conditions) -> SampleState:
+        """The state after one more window: motion (n, M) and the conditions of its n frames."""
+        frames = self.motion.shape[1]
+        return SampleState(self.windows + 1, torch.cat([self.motion, motion[None]], 1)[:, -frames:],
+                           self.conditions.join(conditions)[-frames:])
+
 
 def window_noise(seed: int, window: int, shape: tuple[int, ...]) -> Tensor:
     """Standard normal float32 noise of one window; the same on every device."""
     return torch.from_numpy(np.random.default_rng([seed, window]).standard_normal(shape, np.float32))
 
 
-def regroup(audio: Tensor | Iterable[Tensor], size: int) -> Iterator[Tensor]:
-    """Portions (n, dim) of any length -> portions of exactly `size`, the last one shorter."""
+def regroup(audio: Tensor | Iterable[Tensor], sizes: Iterator[int]) -> Iterator[Tensor]:
+    """Portions (n, dim) of any length -> portions of exactly these sizes, the last one shorter."""
     waiting: Tensor | None = None
+    size = next(sizes)
     for portion in [audio] if isinstance(audio, Tensor) else audio:
         waiting = portion if waiting is None else torch.cat([waiting, portion])
         while len(waiting) >= size:
             yield waiting[:size]
-            waiting = waiting[size:]
+            waiting, size = waiting[size:], next(sizes)
     if waiting is not None and len(waiting):
         yield waiting
 

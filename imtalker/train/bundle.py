@@ -10,6 +10,7 @@ import torch
 
 from ..models.renderer import Renderer, RendererConfig
 from ..options import OptionParser
+from ..synth.motion import FACE
 from ..weights import Model, ModelConfig, save_model
 from .audio import load as load_audio_encoder
 from .generator import load as load_generator
@@ -25,7 +26,7 @@ def bundle(renderer: Path, generator: Path, audio_encoder: Path, out: Path, *, n
     flow, _ = load_generator(generator)
     audio = load_audio_encoder(audio_encoder)
     config = ModelConfig(name, network.config, flow.config, audio.config, training_data=training_data, licence=licence,
-                         guidance_scale=guidance_scale)
+                         guidance_scale=guidance_scale, expression=(FACE.start, FACE.stop))
     save_model(Model(network, flow, audio, config), out, half=True)
     return out
 

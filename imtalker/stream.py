@@ -1,0 +1,133 @@
+"""Sound that is still arriving to motion, window by window: the one path from speech to motion latents.
+
+    sound ─ push ─ features ─ window of conditions ─ flow matching, beginning where the last window ended ─ motion
+
+Offline, a whole file is pushed through; live, whatever a microphone gives. What comes out depends on the sound and on
+the windows' lengths alone, to the bit, and not on the portions in which the sound came.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import flow
+from .models.audio import FeatureStream, MelEncoder, Wav2Vec2Encoder
+from .models.generator import Conditions, Generator, SampleState, window_noise
+
+MEMORY = 250  # frames, 10 s: how far back a stream can be taken
+
+Controls = Callable[[range], dict[str, tuple[Tensor, Tensor]]]
+"""Frame numbers -> for each control that is given its values (n, dim) and how far they count (n,), 0 to 1."""
+
+
+@dataclass(frozen=True)
+class _Window:
+    """What was made, and what it was made from, so that a stream can be taken back into the middle of it."""
+
+    first: int
+    before: SampleState
+    motion: Tensor  # (n, M)
+    conditions: Conditions
+
+    @property
+    def after(self) -> SampleState:
+        return self.before.after(self.motion, self.conditions)
+
+    def until(self, frame: int) -> _Window:
+        kept = frame - self.first
+        return _Window(self.first, self.before, self.motion[:kept], self.conditions[:kept])
+
+
+class MotionStream:
+    """Motion latents of sound that is pushed in any portions, 25 a second, each tied to its own 640 samples.
+
+    frames: latents made so far; number k belongs to samples 640 k to 640 (k + 1) of all that was pushed.
+    """
+
+    def __init__(
+        self,
+        encoder: MelEncoder | Wav2Vec2Encoder,
+        generator: Generator,
+        reference: Tensor,
+        *,
+        controls: Controls = lambda frames: {},
+        nfe: int = 10,
+        guidance_scale: float = 2.0,
+        seed: int = 0,
+        windows: Sequence[int] | None = None,
+        look_ahead: int = 0,
+    ):
+        """reference: (1, M), motion latent of the source. windows: frames of each window, see `Generator.plan`.
+        look_ahead: frames after a window whose sound its motion may know, besides those that the encoder hears.
+        """
+        self.generator, self.encoder, self.reference = generator, encoder, reference
+        self.controls, self.guidance_scale, self.seed = controls, guidance_scale, seed
+        self.windows, self.look_ahead = windows, look_ahead
+        self.times = flow.time_grid(nfe)
+        self.frames = 0
+        self._sound = FeatureStream(encoder)
+        self._state = generator.begin()
+        self._made: deque[_Window] = deque()
+        self._begin_plan()
+
+    def push(self, samples: Tensor) -> None:
+        """samples: (S,) float32 mono, 16 kHz."""
+        self._sound.push(samples)
+
+    def due(self) -> Iterator[Tensor]:
+        """Motion (n, M) float32 of every window whose sound, and the sound that it wants to know ahead, is there."""
+        while self._sound.ready >= self._size + self.look_ahead:
+            yield self._make(self._size, self.look_ahead)
+
+    def rest(self) -> Iterator[Tensor]:
+        """Motion of all that was pushed, as if silence followed. A begun frame is completed with silence.
+
+        The next window is the plan's first again: after a pause an answer should come soon.
+        """
+        yield from self.due()
+        self._sound.fill()
+        while self._sound.waiting:
+            frames = min(self._size, self._sound.waiting)
+            yield self._make(frames, min(self.look_ahead, self._sound.waiting - frames))
+        self._begin_plan()
+
+    def rewind(self, frame: int) -> None:
+        """Forget all sound, and every latent from number `frame` on; the motion goes on from there, in silence first.
+
+        Goes back no farther than `MEMORY` frames, or to the last window's end where `frame` is still to come.
+        """
+        self._sound.forget()
+        self._begin_plan()
+        while self._made and self._made[-1].first >= frame:
+            window = self._made.pop()
+            self.frames, self._state = window.first, window.before
+        if self._made and frame < self.frames:
+            self._made.append(self._made.pop().until(frame))
+            self.frames, self._state = frame, self._made[-1].after
+
+    def _begin_plan(self) -> None:
+        self._plan = self.generator.plan(self.windows)
+        self._size = next(self._plan)
+
+    @torch.inference_mode()
+    def _make(self, frames: int, ahead: int) -> Tensor:
+        features = self._sound.take(frames, ahead)
+        controls = self.controls(range(self.frames, self.frames + frames + ahead))
+        conditions = self.generator.project(features[None], **{name: x[None] for name, (x, _) in controls.items()})
+        conditions = conditions.keep(**{name: share[None] for name, (_, share) in controls.items()})
+        config = self.generator.config
+        noise = window_noise(self.seed, self._state.windows, (1, config.window, config.motion_dim))
+        motion, after = self.generator.step(self._state, conditions, self.reference, noise, times=self.times,
+                                        guidance_scale=self.guidance_scale, keep=frames)  # fmt: skip
+        self._made.append(_Window(self.frames, self._state, motion, conditions[:frames]))
+        self._state = after
+        self.frames += frames
+        while self._made[0].first < self.frames - MEMORY:
+            self._made.popleft()
+        self._size = next(self._plan)
+        return motion
