@@ -211,7 +211,8 @@ class Viewer:
     """A live client: what came, sorted. A context manager."""
 
     def __init__(self, port, hello, **options):
-        self.socket = connect(f"ws://127.0.0.1:{port}/v1/live", max_size=2**22, close_timeout=1, **options)
+        self._connection = connect(f"ws://127.0.0.1:{port}/v1/live", max_size=2**22, close_timeout=1, **options)
+        self.socket = self._connection.__enter__()
         self.events, self.pictures, self.sounds, self.times = [], {}, {}, {}
         self.socket.send(json.dumps({"type": "hello", **hello}))
         self.ready = json.loads(self.socket.recv(timeout=10))
@@ -220,7 +221,7 @@ class Viewer:
         return self
 
     def __exit__(self, *error):
-        self.socket.close()
+        self._connection.__exit__(None, None, None)
 
     def send(self, **command):
         self.socket.send(json.dumps(command))
