@@ -196,7 +196,7 @@ class Running:
         finally:
             connection.close()
         is_json = "json" in answer.headers.get("content-type", "")
-        return answer.status, answer.headers, json.loads(data) if is_json else data
+        return answer.status, answer.headers, json.loads(data) if is_json and data else data
 
     def post(self, path, files=None, values=None, headers=()):
         body, kind = form(files or {}, values or {})

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
+from pathlib import Path
 
 from ..errors import InputError
 from ..media.video import as_rate
 
+FRAMING = ("face", "crop")
+ANIMATE = ("seed", "nfe", "guidance", "fps", *FRAMING)
+REENACT = ("relative", "fps", *FRAMING)
 
-def describe(files: dict[str, str], values: list[str], optional: str = "") -> dict:
-    """How OpenAPI describes a form of files and values."""
+
+def describe(files: dict[str, str], values: tuple[str, ...], choice: bool = False) -> dict:
+    """How OpenAPI describes a form of files (name: what it is) and values.
+
+    choice: instead of the file `source`, the query may name a picture that is there already.
+    """
     properties = {name: {"type": "string", "format": "binary", "description": what} for name, what in files.items()}
     properties |= {name: {"type": "string"} for name in values}
-    schema = {"type": "object", "properties": properties, "required": list(files)}
+    needed = [name for name in files if not (choice and name == "source")]
+    schema = {"type": "object", "properties": properties, "required": needed}
     described = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
-    if optional:
-        chosen = "use this picture of POST /v1/sources, or the bundled one, sample; the form then has no source"
+    if choice:
+        what = "a picture of POST /v1/sources, or the bundled one, sample; the form then has no source"
         described["parameters"] = [
-            {"name": "source_id", "in": "query", "schema": {"type": "string"}, "description": chosen}
+            {"name": "source_id", "in": "query", "schema": {"type": "string"}, "description": what}
         ]
     return described
 
@@ -25,6 +35,21 @@ def describe(files: dict[str, str], values: list[str], optional: str = "") -> di
 def framing(values: dict[str, str]) -> dict:
     """Which face of a picture, and whether it is looked for."""
     return {"face": whole(values, "face", 0, 1000) or 0, "crop": yes(values, "crop", True)}
+
+
+def animating(values: dict[str, str]) -> dict:
+    """Options of `IMTalker.animate`."""
+    return {
+        "seed": whole(values, "seed", 0, 2**63 - 1) or 0,
+        "nfe": whole(values, "nfe", 1, 1000),
+        "guidance_scale": real(values, "guidance", 0, 20),
+        "fps": rate(values),
+    }
+
+
+def reenacting(values: dict[str, str]) -> dict:
+    """Options of `IMTalker.reenact`."""
+    return {"relative": yes(values, "relative", False), "crop": yes(values, "crop", True), "fps": rate(values)}
 
 
 def whole(values: dict[str, str], name: str, low: int, high: int) -> int | None:
@@ -59,3 +84,8 @@ def yes(values: dict[str, str], name: str, default: bool) -> bool:
     if text not in ("", "true", "false", "1", "0"):
         raise InputError(f"{name}={text[:40]!r}: true or false expected")
     return default if not text else text in ("true", "1")
+
+
+def in_clients_words(error: InputError, folder: Path) -> InputError:
+    """The client knows its files by their names, not by the folders that they were put into."""
+    return InputError(re.sub(re.escape(f"{folder}/") + r"\w+/", "", str(error)))

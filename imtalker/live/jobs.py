@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..media.video import VideoWriter
+from .forms import in_clients_words
 from .limits import Limits
 from .metrics import Metrics
 from .refusal import busy, missing
@@ -150,8 +151,7 @@ class Job:
             self._end("cancelled")
             raise
         except InputError as error:
-            # The client knows its files by their names, not by our folders.
-            self.error = str(error).replace(f"{self.folder}/", "").replace("source/", "").replace("audio/", "")
+            self.error = str(in_clients_words(error, self.folder))
             self._end("failed")
         except Exception as error:
             log.exception("job %s failed", self.id)

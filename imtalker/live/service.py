@@ -7,7 +7,7 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,11 +49,13 @@ class Service:
         speaker: Speaker | None = None,
         nfe: int | None = None,
         guidance: float | None = None,
+        ice: tuple[str, ...] = (),
         crop: bool = True,
     ):
         """load: gives the model; called in a thread. speaker: text to sound, espeak-ng by default. nfe, guidance: of
-        live sessions whose client names none. crop: find the face in pictures, the bundled one's and a camera's."""
-        self.limits, self.nfe, self.guidance, self.crop = limits, nfe, guidance, crop
+        live sessions whose client names none. ice: STUN and TURN servers for WebRTC. crop: find the face in the bundled
+        picture and in a camera's."""
+        self.limits, self.nfe, self.guidance, self.ice, self.crop = limits, nfe, guidance, ice, crop
         self.state = "starting"
         self.failure: BaseException | None = None  # why starting failed
         self.metrics, self.pace, self.scheduler = Metrics(), Pace(), Scheduler()
@@ -180,7 +182,7 @@ class Service:
         return self.conversations[name]
 
     @contextmanager
-    def job_folder(self):
+    def folder_for_request(self) -> Iterator[Path]:
         """A folder for one request's files; removed when the block raises."""
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         try:

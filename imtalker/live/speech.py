@@ -100,7 +100,8 @@ class Utterance:
             )
             self._face.outbox.put(Event("error", {"error": reason}))
         finally:
-            self._sound.close()
+            if hasattr(self._sound, "close"):  # a generator; any other iterator will do, too
+                self._sound.close()
 
     def _told(self, tell: Callable, *what) -> bool:
         with self._turn:

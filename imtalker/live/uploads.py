@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from ..errors import InputError
 from .refusal import too_large
 
 FIELD_BYTES = 4096  # of a field that is no file
+JSON_BYTES = 2**18  # of a request that is JSON
 
 
 @dataclass
@@ -60,6 +62,22 @@ async def receive_form(
     if lacking := [name for name in files if name not in reader.form.files]:
         raise InputError(f"the form has no file {', '.join(lacking)}: add it")
     return reader.form
+
+
+async def receive_json(request: Request) -> dict:
+    """A small JSON object. Raises InputError for anything else, Refusal when it is too large."""
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > JSON_BYTES:
+            raise too_large(JSON_BYTES)
+    try:
+        given = json.loads(body)
+    except (ValueError, RecursionError):
+        given = None
+    if not isinstance(given, dict):
+        raise InputError("a JSON object is expected")
+    return given
 
 
 def safe_name(name: str) -> str:
