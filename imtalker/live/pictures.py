@@ -17,15 +17,21 @@ from . import protocol
 KEY_EVERY = 2 * FPS  # frames between pictures that decoding can begin with
 
 
+def jpeg(picture: np.ndarray, quality: int = 92) -> bytes:
+    """A picture, uint8 (H, W, 3) RGB, as the contents of a JPEG file."""
+    return cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[
+        1
+    ].tobytes()
+
+
 class JpegEncoder:
     """Pictures, uint8 (H, W, 3) RGB, each as one message that stands alone."""
 
     def __init__(self, quality: int = 85):
-        self._options = [cv2.IMWRITE_JPEG_QUALITY, quality]
+        self._quality = quality
 
     def encode(self, frame: int, picture: np.ndarray) -> list[bytes]:
-        data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), self._options)[1]
-        return [protocol.pack(protocol.Kind.JPEG, frame, data.tobytes(), protocol.KEY)]
+        return [protocol.pack(protocol.Kind.JPEG, frame, jpeg(picture, self._quality), protocol.KEY)]
 
 
 class H264Encoder:

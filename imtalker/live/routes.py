@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from fastapi import APIRouter, Request, WebSocket
-from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 
 from ..errors import InputError
 from ..media import SAMPLE_RATE, stream_audio
@@ -17,6 +17,7 @@ from ..media.video import VideoReader
 from . import forms, sockets
 from .guard import matches
 from .jobs import Job
+from .pictures import jpeg
 from .protocol import Hello
 from .refusal import Refusal
 from .service import Service
@@ -41,6 +42,11 @@ def source_routes(service: Service) -> APIRouter:
                 raise forms.in_clients_words(error, folder) from None
             service.remove(folder)
         return {"id": service.sources.keep(source), "size": list(source.size)}
+
+    @routes.get("/{name}/picture", summary="The part of it that is animated, JPEG", response_class=Response)
+    async def picture(name: str):
+        service.check_ready()
+        return Response(jpeg((await service.sources.get(name)).picture), media_type="image/jpeg")
 
     @routes.delete("/{name}", status_code=204, summary="Forget a picture")
     async def drop_source(name: str):
@@ -154,6 +160,10 @@ def live_routes(service: Service, key: str | None) -> APIRouter:
         if not isinstance(sdp, str) or not isinstance(hello, dict):
             raise InputError("an offer such as {'sdp': '...', 'hello': {'source': 'sample'}} is expected")
         return await answer(service, Hello.read(hello), sdp)
+
+    @routes.delete("/sessions/{name}", status_code=204, summary="End a live session")
+    async def end(name: str):
+        await service.close(service.conversation(name))
 
     form = forms.describe({"audio": "speech"}, ())
 
