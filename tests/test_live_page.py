@@ -158,6 +158,7 @@ def test_a_microphone_over_the_websocket(server, browser):
 
 def test_a_webcam_drives_the_face(server, browser):
     page = browser(server)
+    page.run("document.querySelector('#relative').checked = false")
     page.click("#camera")
     page.wait("document.querySelector('#camera').getAttribute('aria-pressed') === 'true'")
     wait_until(lambda: look(page, "#canvas").max() > 20)

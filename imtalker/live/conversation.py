@@ -48,13 +48,13 @@ class Conversation:
             self.face = Mirror(service.talker, source, *common, relative=hello.relative, crop=service.crop)
             self.delay = 0.0
         else:
-            windows = protocol.WINDOWS[hello.latency]
+            low = hello.latency == "low" or (hello.latency is None and hello.input == "microphone")
             session = service.talker.session(
                 source,
                 seed=hello.seed,
                 nfe=service.nfe if hello.nfe is None else hello.nfe,
                 guidance_scale=service.guidance if hello.guidance is None else hello.guidance,
-                **({} if windows is None else {"windows": windows}),
+                **({"windows": (service.pace.window(),)} if low else {}),  # otherwise the session's own, growing ones
             )
             self.delay = session.delay
             self.face = Pump(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from ..media.clock import FPS
 
 SPARE = 0.1  # of the time: for sound, compression and whatever else the machine does
+MOVING = 0.35  # of the time that motion may take, so that the rest is left for drawing
+WINDOWS = (5, 10, 15, 25)  # frames
 LEAST = 0.1  # share that a face gets in any case
 FORGET = 0.05  # share of a new measurement in the running mean
 
@@ -18,14 +20,22 @@ class Pace:
     def __init__(self):
         self.faces = 0  # that are being made at once
         self.motion_seconds = self.drawing_seconds = 0.0  # per frame
+        self.window_seconds = 0.0  # of motion, per window of whatever length
 
     def moved(self, frames: int, seconds: float) -> None:
-        """Motion of `frames` frames took so long."""
+        """A window of motion, of `frames` frames, took so long."""
+        self.window_seconds = _mean(self.window_seconds, seconds)
         self.motion_seconds = _mean(self.motion_seconds, seconds / frames)
 
     def drew(self, frames: int, seconds: float) -> None:
         """Drawing `frames` frames took so long."""
         self.drawing_seconds = _mean(self.drawing_seconds, seconds / frames)
+
+    def window(self) -> int:
+        """Frames of the shortest window of motion that one more face can afford: short ones answer sooner."""
+        faces = self.faces + 1
+        affordable = (n for n in WINDOWS if FPS / n * self.window_seconds * faces <= MOVING)
+        return next(affordable, WINDOWS[-1])
 
     @property
     def share(self) -> float:

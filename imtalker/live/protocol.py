@@ -44,8 +44,6 @@ def pcm(sound: np.ndarray) -> bytes:
 
 # ------------------------------------------------------------------------------------------------- JSON, client's side
 
-WINDOWS = {"low": (5,), "smooth": None}  # latency -> frames of each window of motion; None: the session's growing ones
-
 
 @dataclass(frozen=True)
 class Hello:
@@ -57,7 +55,7 @@ class Hello:
     format: str = "jpeg"  # of the pictures sent back: "jpeg", "h264"
     quality: int = 85  # of JPEG
     sound: bool = True  # send back the sound that belongs to the pictures
-    latency: str = "low"
+    latency: str | None = None  # "low": short windows of motion; "smooth": long ones; low for a microphone if not said
     seed: int = 0
     nfe: int | None = None
     guidance: float | None = None
@@ -67,7 +65,7 @@ class Hello:
     CHOICES: ClassVar = {
         "input": ("speech", "microphone", "camera"),
         "format": ("jpeg", "h264"),
-        "latency": tuple(WINDOWS),
+        "latency": (None, "low", "smooth"),
     }
     RANGES: ClassVar = {
         "rate": (8000, 192_000),
@@ -86,12 +84,14 @@ class Hello:
         values = {name: value for name, value in given.items() if name != "type"}
         for name, value in values.items():
             default = known[name].default
-            kinds = {"nfe": int, "guidance": (int, float), "key": str}.get(name, type(default))
+            kinds = {"nfe": int, "guidance": (int, float), "key": str, "latency": str}.get(name, type(default))
             optional = default is None and value is None
             if not optional and (not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool)):
                 raise InputError(f"{name}={value!r} in the hello: a value such as {default!r} expected")
             if name in cls.CHOICES and value not in cls.CHOICES[name]:
-                raise InputError(f"{name}={value!r} in the hello: one of {', '.join(cls.CHOICES[name])} expected")
+                raise InputError(
+                    f"{name}={value!r} in the hello: one of {', '.join(filter(None, cls.CHOICES[name]))} expected"
+                )
             if name in cls.RANGES and value is not None:
                 low, high = cls.RANGES[name]
                 if not low <= value <= high:

@@ -2,12 +2,14 @@
 
     hear, say ─ session ─ motion ─ draw what there is time for ─ moments, each with its own sound ─ outbox
 
-A face to whom nobody speaks idles. Sound that was spoken too long ago is dropped, not queued; so are frames that would
-come too late to be seen: their motion was made and their sound is played all the same.
+A face to whom nobody speaks idles, a second at a time; when somebody speaks again, what was not drawn of it is taken
+back. Sound that was spoken too long ago is dropped, not queued; so are frames that would come too late
+to be seen: their motion was made and their sound is played all the same.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
 LEAD = 0.4  # seconds before its time that a moment is made at the earliest: more would make interrupting slow
 CUSHION = 0.05  # seconds that a moment shall be ready before it is due
-IDLE = 5  # frames made at once while nobody speaks
+IDLE = 25  # frames made at once while nobody speaks
 PATIENCE = 0.25  # seconds without sound until nobody seems to speak
 BATCH = 2  # frames drawn in one step: more would let the first of them wait for the others
 LAG = 1.0  # seconds that a microphone's sound may be late, besides what the session needs to hear ahead
@@ -75,6 +77,7 @@ class Pump:
         self._sound = _Track()
         self._pending: deque[tuple[int, Tensor]] = deque()  # frames to be drawn: number, latents (32,)
         self._more = False  # the session may have more motion that is due
+        self._idle_from = math.inf  # frames from this number on are of silence that nobody sent
         self._credit = 0.0  # frames, or a part of one, that the share allows to be drawn
         self._awaited: tuple[int, float] | None = None  # the first frame of sound after a pause, and when it came
 
@@ -135,9 +138,11 @@ class Pump:
         with self._lock:
             if self._orders:
                 return now, now
+            if self._heard and self._idling:
+                return now, due  # take back what was not drawn yet
             if self._pending or self._heard or self._more or self._ended:
                 return due - LEAD, due
-            at = max(due - self._time_for(IDLE), self._heard_at + PATIENCE)
+            at = max(due - self._time_for(1), self._heard_at + PATIENCE)
         return at, max(due, at)
 
     def step(self, now: float) -> bool:
@@ -148,6 +153,8 @@ class Pump:
                 order()
             except InputError as error:
                 self.outbox.put(Event("error", {"error": str(error)}))
+        if self._heard and self._idling:
+            self._forget(self._next)
         if not self._pending:
             self._move(now)
         if self._pending:
@@ -158,6 +165,11 @@ class Pump:
         self.outbox.close(f"the face failed: {type(error).__name__}: {error}")
 
     # --------------------------------------------------------------------------------------------------------- inside
+
+    @property
+    def _idling(self) -> bool:
+        """Whether nothing but silence that nobody sent is pending."""
+        return bool(self._pending) and self._next >= self._idle_from
 
     @property
     def _next(self) -> int:
@@ -191,6 +203,7 @@ class Pump:
             samples = np.concatenate(heard)
             if begun_at is not None:
                 self._awaited = self._sound.end // SAMPLES_PER_FRAME, begun_at
+            self._idle_from = math.inf
             self._session.push(samples)
             self._sound.add(samples)
         motion = self._session.next_motion()
@@ -202,8 +215,9 @@ class Pump:
                 with self._lock:
                     self._ended = self._ended and bool(self._heard)
                 self.outbox.put(Event("said", {"frame": self._sound.end // SAMPLES_PER_FRAME}))
-        if motion is None and quiet and now >= self._due(self.made, now) - self._time_for(IDLE):
+        if motion is None and quiet and now >= self._due(self.made, now) - self._time_for(1):
             self._sound.fill()
+            self._idle_from = self._sound.end // SAMPLES_PER_FRAME
             self._sound.add(np.zeros(IDLE * SAMPLES_PER_FRAME, np.float32))
             self._session.idle(IDLE)
             motion = self._session.next_motion()
@@ -222,9 +236,9 @@ class Pump:
             self.stalls += self._start is not None
             self._start = now + self._time_for(0) - frame / FPS
 
-    def _time_for(self, moved: int) -> float:
-        """Seconds that making motion of so many frames, and drawing the first of them, may take."""
-        return min(LEAD, CUSHION + moved * self._pace.motion_seconds + BATCH * self._pace.drawing_seconds)
+    def _time_for(self, windows: int) -> float:
+        """Seconds that making so many windows of motion, and drawing their first frames, may take."""
+        return min(LEAD, CUSHION + windows * self._pace.window_seconds + BATCH * self._pace.drawing_seconds)
 
     def _draw(self) -> None:
         """Draw the next frames for which there is time, and hand them out with their sound."""
@@ -259,13 +273,17 @@ class Pump:
 
     def _take_back(self, shown: int | None) -> None:
         shown = self.position if shown is None else max(0, min(shown, self.made))
-        self._session.interrupt(shown)
-        self.made = self._session.frames
-        self._pending.clear()
-        self._more = False
-        self._sound.cut(self.made)
+        self._forget(shown)
         self.outbox.take_back(self.made)
         self.outbox.put(Event("interrupted", {"frame": self.made}))
+
+    def _forget(self, frame: int) -> None:
+        """Go on with `frame`, as if nothing had been said or made after it."""
+        self._session.interrupt(frame)
+        self.made = self._session.frames
+        self._pending.clear()
+        self._more, self._idle_from = False, math.inf
+        self._sound.cut(self.made)
 
 
 class _Track:

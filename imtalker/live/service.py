@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("imtalker.live")
 
+LIVE_NFE = 5  # velocity evaluations for each window of a live face's motion, when nobody says how many
 LEAST_RATE = 5.0  # frames a second that every face has to get; where they could not, a further one is refused
 THREADS = 32  # for what is neither the model nor the event loop: compressing, decoding, finding faces
 FAREWELL = 2.0  # seconds in which clients are told that the server stops
@@ -55,7 +56,8 @@ class Service:
         """load: gives the model; called in a thread. speaker: text to sound, espeak-ng by default. nfe, guidance: of
         live sessions whose client names none. ice: STUN and TURN servers for WebRTC. crop: find the face in the bundled
         picture and in a camera's."""
-        self.limits, self.nfe, self.guidance, self.ice, self.crop = limits, nfe, guidance, ice, crop
+        self.limits, self.guidance, self.ice, self.crop = limits, guidance, ice, crop
+        self.nfe = LIVE_NFE if nfe is None else nfe
         self.state = "starting"
         self.failure: BaseException | None = None  # why starting failed
         self.metrics, self.pace, self.scheduler = Metrics(), Pace(), Scheduler()
@@ -118,6 +120,7 @@ class Service:
                 motion.append(portion)
             moved = time.perf_counter()
             drawn = sum(1 for _ in self.talker.render(sample, [portion[:2] for portion in motion]))
+            self.pace.window_seconds = (moved - begun) / len(motion)
             self.pace.motion_seconds = (moved - begun) / FPS
             self.pace.drawing_seconds = (time.perf_counter() - moved) / drawn
 

@@ -84,7 +84,9 @@ class Session:
             raise InputError(f"idle for {frames} frames: at least 1 expected")
         self._motion.extend(self._stream.rest())
         self._stream.push(torch.zeros(frames * SAMPLES_PER_FRAME, device=self._talker.device))
-        return self.flush()
+        longest = self._talker.generator.config.window  # nothing is waited for, so no reason to make it in small pieces
+        self._motion.extend(self._stream.rest(longest))
+        return self._draw()
 
     def flush(self) -> Iterator[np.ndarray]:
         """Frames of all that was pushed, without waiting for more. The session can go on afterwards: the next sound

@@ -128,7 +128,7 @@ function close() {
 
 $("start").addEventListener("click", told(async () => {
   if (link) return close();
-  await connect({ source });
+  await connect({ source, latency: "low" });
   say("It listens. Type something, play a sound, or hold the button and talk.");
 }));
 
@@ -275,7 +275,7 @@ async function choose(name, picture, url) {
     $("own").hidden = false;
     $("own-name").textContent = picture.name || "Yours";
   }
-  if (link && !stopFollowing) await connect({ source });
+  if (link && !stopFollowing) await connect({ source, latency: "low" });
 }
 
 async function upload(picture) {
