@@ -87,7 +87,8 @@ class MotionStream:
     def rest(self, size: int | None = None) -> Iterator[Tensor]:
         """Motion of all that was pushed, as if silence followed. A begun frame is completed with silence.
 
-        size: frames of each window, instead of the plan's. The next window is the plan's first again: after a pause an answer should come soon.
+        size: frames of each window, instead of the plan's. The next window is the plan's first again: after a pause an
+        answer should come soon.
         """
         if size is None:
             yield from self.due()

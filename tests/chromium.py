@@ -10,11 +10,15 @@ from urllib.request import urlopen
 
 from websockets.sync.client import connect
 
-FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --hide-scrollbars --mute-audio "
-    "--autoplay-policy=no-user-gesture-required --use-fake-ui-for-media-stream --use-fake-device-for-media-stream --remote-debugging-port=0"
-).split()
+FLAGS = """
+--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
+--disable-component-update --disable-sync --hide-scrollbars --mute-audio --autoplay-policy=no-user-gesture-required
+--use-fake-ui-for-media-stream --use-fake-device-for-media-stream --remote-debugging-port=0
+""".split()
+
+# The middle of an element, once it has been scrolled to
+PLACE = """(() => { const e = document.querySelector(%s); e.scrollIntoView({block: 'nearest'});
+const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; })()"""
 
 
 def find() -> str | None:
@@ -111,10 +115,7 @@ class Page:
         path.write_bytes(base64.b64decode(data))
 
     def _mouse(self, selector: str, kind: str) -> None:
-        place = self.run(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
-            " e.scrollIntoView({block: 'nearest'}); const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; })()"
-        )
+        place = self.run(PLACE % json.dumps(selector))
         self.call("Input.dispatchMouseEvent", type=kind, x=place[0], y=place[1], button="left", clickCount=1)
 
     def _note(self, message: dict) -> None:

@@ -130,7 +130,7 @@ def _at(ordered: list[float], share: float) -> float:
 
 
 async def soak(address: str, minutes: float, speech: np.ndarray, process: int | None) -> str:
-    """One session for so long; its first and last half minute side by side."""
+    """One session for so long; its first and last half minutes side by side."""
     watching = asyncio.ensure_future(watch(address, 60 * minutes, speech))
     memory = []
     while not watching.done():
@@ -140,11 +140,12 @@ async def soak(address: str, minutes: float, speech: np.ndarray, process: int | 
     if viewer.refused:
         return viewer.refused
     lines = []
-    for name, begin in (("first half minute", 5.0), ("last half minute", 60 * minutes - 31)):
+    span = min(30.0, 60 * minutes / 3)
+    for name, begin in ((f"first {span:g} seconds", 0.1 * span), (f"last {span:g} seconds", 60 * minutes - span - 0.5)):
         begin += viewer.begun
-        offsets = viewer.offsets(begin, begin + 30)
-        shown = sum(begin <= t < begin + 30 for t in viewer.pictures.values()) / 30
-        heard = sum(begin <= t < begin + 30 for t in viewer.sounds.values()) / 30
+        offsets = viewer.offsets(begin, begin + span)
+        shown = sum(begin <= t < begin + span for t in viewer.pictures.values()) / span
+        heard = sum(begin <= t < begin + span for t in viewer.sounds.values()) / span
         lines.append(
             f"{name}: {shown:.1f} frames and {heard:.1f} moments of sound a second, picture after sound "
             f"{statistics.median(offsets):.0f} ms (p95 {_at(sorted(offsets), 0.95):.0f})"
@@ -154,7 +155,7 @@ async def soak(address: str, minutes: float, speech: np.ndarray, process: int | 
     lines.append(
         f"first frame after {_at(answers, 0.5):.0f} ms (p50), {_at(answers, 0.95):.0f} ms (p95), {len(answers)} answers"
     )
-    early, late = memory[min(5, len(memory) - 1)], memory[-2]
+    early, late = memory[min(5, len(memory) - 1)], memory[max(len(memory) - 2, 0)]
     lines.append(f"memory of the server: {early:.0f} MB after a minute, {late:.0f} MB at the end")
     return "\n".join(lines)
 
