@@ -46,7 +46,7 @@ def espeak(text: str, voice: str = "en") -> Iterator[np.ndarray]:
         process.stdin.close()
         header = process.stdout.read(_HEADER)
         if len(header) < _HEADER:
-            raise InputError(f"espeak-ng cannot speak with the voice {voice!r}: try en, de, fr or another language")
+            raise InputError(f"espeak-ng made no sound with the voice {voice!r}: does it speak when called by hand?")
         rate = int.from_bytes(header[_RATE_AT : _RATE_AT + 4], "little")
         resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32")
         while block := process.stdout.read(_BLOCK):
