@@ -33,6 +33,7 @@ LEAD = 0.4  # seconds before its time that a moment is made at the earliest: mor
 CUSHION = 0.05  # seconds that a moment shall be ready before it is due
 IDLE = 25  # frames made at once while nobody speaks
 PATIENCE = 0.25  # seconds without sound until nobody seems to speak
+SOON = 0.5  # seconds in which a change of what an idle face does shall show
 BATCH = 2  # frames drawn in one step: more would let the first of them wait for the others
 LAG = 1.0  # seconds that a microphone's sound may be late, besides what the session needs to hear ahead
 
@@ -121,7 +122,7 @@ class Pump:
     def steer(self, **controls) -> None:
         """See `Session.steer`. What is wrong with it is told through the outbox."""
         with self._lock:
-            self._orders.append(lambda: self._session.steer(**controls))
+            self._orders.append(lambda: self._change(controls))
         self._wake()
 
     @property
@@ -276,6 +277,11 @@ class Pump:
         self._forget(shown)
         self.outbox.take_back(self.made)
         self.outbox.put(Event("interrupted", {"frame": self.made}))
+
+    def _change(self, controls: dict) -> None:
+        if self._idling and self.made - self._next > SOON * FPS:
+            self._forget(self._next)  # not only after the idle second that is made already
+        self._session.steer(**controls)
 
     def _forget(self, frame: int) -> None:
         """Go on with `frame`, as if nothing had been said or made after it."""
