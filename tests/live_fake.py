@@ -176,6 +176,7 @@ class Running:
         self._thread.start()
         wait_until(lambda: self.service.state == "ready" or self.service.failure)
         assert self.service.failure is None, self.service.failure
+        self.loop = self.service._tasks[0].get_loop()
         return self
 
     def __exit__(self, *error):

@@ -130,3 +130,37 @@ def test_a_server_that_stops_says_so():
             assert "stops" in browser.events[-1]["error"]
 
     asyncio.run(talk())
+
+
+def test_a_client_that_vanishes_is_noticed(server, monkeypatch):
+    import aioice.ice
+
+    monkeypatch.setattr(aioice.ice, "CONSENT_INTERVAL", 0.2)
+
+    async def talk():
+        async with Browser(server) as browser:
+            await browser.until(lambda: browser.pictures)
+            assert server.service.conversations
+            for transceiver in browser.peer.getTransceivers():  # as if its cable had been pulled
+                await transceiver.sender.transport.transport.stop()
+            await asyncio.to_thread(wait_until, lambda: not server.service.conversations, 15)
+
+    asyncio.run(talk())
+    wait_until(lambda: not server.service.connections and not len(server.service.scheduler))
+
+
+def test_a_client_that_never_connects_is_let_go(server, monkeypatch):
+    monkeypatch.setattr("imtalker.live.rtc.CONNECT_SECONDS", 0.5)
+
+    async def offer():
+        peer = RTCPeerConnection(RTCConfiguration([]))
+        peer.addTransceiver("video", "recvonly")
+        await peer.setLocalDescription(await peer.createOffer())
+        sdp = peer.localDescription.sdp
+        await peer.close()
+        return sdp
+
+    body = json.dumps({"sdp": asyncio.run(offer())})
+    status, _, answer = server.ask("POST", "/v1/rtc", body, {"content-type": "application/json"})
+    assert status == 200 and answer["session"] in server.service.conversations
+    wait_until(lambda: not server.service.conversations and not server.service.connections)

@@ -1,5 +1,6 @@
 """A live face over a WebSocket, on loopback, with a talker that needs no weights."""
 
+import asyncio
 import json
 import threading
 import time
@@ -232,6 +233,26 @@ def test_a_client_that_vanishes_leaves_nothing_behind(server):
         viewer.take()
         viewer.socket.socket.close()  # no goodbye
     wait_until(lambda: not server.service.conversations and not len(server.service.scheduler))
+
+
+def test_many_clients_one_after_the_other_leave_no_task_and_no_thread():
+    with Running() as server:
+
+        def there():
+            return len(asyncio.all_tasks(server.loop)), threading.active_count()
+
+        def visit():
+            with server.live() as viewer:
+                viewer.say(tone(0.5))
+                viewer.send(type="flush")
+                viewer.event("said")
+            wait_until(lambda: not server.service.connections)
+
+        visit()
+        before = there()
+        for _ in range(20):
+            visit()
+        wait_until(lambda: there()[0] <= before[0] and there()[1] <= before[1] + 32)  # helpers of the pool stay
 
 
 def test_no_more_sessions_than_allowed():

@@ -90,13 +90,17 @@ class Connection:
         """Raises InputError for an offer that cannot be answered."""
         try:
             await self._peer.setRemoteDescription(offer)
+            wanted = {transceiver.kind for transceiver in self._peer.getTransceivers()}
+            if "video" not in wanted:
+                raise ValueError("no video in it")
             for track in (self._picture, self._sound):
-                self._peer.addTrack(track)
+                if track.kind in wanted:
+                    self._peer.addTrack(track)
             await self._peer.setLocalDescription(await self._peer.createAnswer())
         except Exception as error:  # aiortc raises whatever its parser stumbles over
             await self._peer.close()
             raise InputError(f"the offer cannot be answered ({type(error).__name__}: {error}): "
-                             "video and audio of WebRTC expected") from None  # fmt: skip
+                             "one of WebRTC that wants video is expected") from None  # fmt: skip
         return self._peer.localDescription
 
     async def run(self) -> None:
