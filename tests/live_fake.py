@@ -96,6 +96,7 @@ class FakeTalker:
     def __init__(self, seconds=0.0):
         self.seconds = seconds
         self.sessions = []
+        self.together = []  # faces that were drawn at once
         self.threads = set()  # that the model was used in
 
     def encode_source(self, picture, face=0, crop=True):
@@ -113,6 +114,10 @@ class FakeTalker:
                 self.threads.add(threading.current_thread().name)
                 time.sleep(self.seconds)
                 yield picture_of(int(row[0]), float(row[1]))
+
+    def render_together(self, faces):
+        self.together.append(len(faces))
+        return [list(self.render(source, [motion])) for source, motion in faces]
 
     def driving_motion(self, pictures, crop):
         for picture in pictures:

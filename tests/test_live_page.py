@@ -29,6 +29,14 @@ while (performance.now() < end) { n.getFloatTimeDomainData(x); for (const v of x
 await new Promise(r => setTimeout(r, 20)); } await a.close(); return most; })()"""
 
 
+# Keeps the page's connection where its statistics can be asked for
+KEEP = """const Peer = RTCPeerConnection;
+window.RTCPeerConnection = class extends Peer { constructor(...given) { super(...given); window.peer = this; } };"""
+# When what is heard and what is seen just now left the server, milliseconds
+PLAYED = """(async () => { const played = {}; for (const s of (await peer.getStats()).values())
+if (s.type === 'inbound-rtp') played[s.kind] = s.estimatedPlayoutTimestamp; return played; })()"""
+
+
 @pytest.fixture(scope="module")
 def server():
     with Running(FakeTalker(), sessions=16) as running:
@@ -42,10 +50,11 @@ def browser(tmp_path):
     microphone = write_wav(tmp_path / "microphone.wav", np.tile(tone(1.0, 48_000), 8), 48_000)
     pages = []
 
-    def start(server, path="/", **size):
+    def start(server, path="/", before="", **size):
         folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)  # Chromium's helpers may still be writing
         page = chromium.Page(Path(folder.name), f"--use-file-for-fake-audio-capture={microphone}", **size)
         pages.append((page, folder))
+        page.call("Page.addScriptToEvaluateOnNewDocument", source=before)
         page.open(f"http://127.0.0.1:{server.port}{path}")
         page.wait("!document.querySelector('#start').disabled")
         return page
@@ -120,6 +129,19 @@ def test_live_over_webrtc_with_the_microphone(server, browser):
     page.click("#start")
     wait_until(lambda: session not in server.service.conversations)
     assert not page.said
+
+
+def test_sound_and_picture_are_played_together(server, browser):
+    page = browser(server, before=KEEP)
+    bring_to_life(page)
+    page.wait(f"{PLAYED}.then(played => played.audio && played.video)")
+    page.run("new Promise(r => setTimeout(r, 4000))")
+    apart = []
+    for _ in range(10):
+        played = page.run(PLAYED)
+        apart.append(played["audio"] - played["video"])
+        page.run("new Promise(r => setTimeout(r, 300))")
+    assert abs(np.median(apart)) <= 40, apart
 
 
 def test_the_microphone_by_keyboard(server, browser):

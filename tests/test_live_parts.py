@@ -7,7 +7,8 @@ import time
 
 import numpy as np
 import pytest
-from live_fake import FakeSession, FakeTalker, Running, wait_until
+import torch
+from live_fake import FakeSession, FakeTalker, Running, number_of, wait_until
 
 from imtalker import InputError
 from imtalker.live.outbox import Closed, Event, Moment, Outbox
@@ -157,7 +158,7 @@ class Collected:
 
 @pytest.fixture
 def pump():
-    return Pump(FakeTalker(), None, FakeSession(windows=(5,)), Collected(), Pace(), lambda: None)
+    return Pump(None, FakeSession(windows=(5,)), Collected(), Pace(), lambda: None)
 
 
 def play(pump, seconds):
@@ -165,8 +166,10 @@ def play(pump, seconds):
     end = time.monotonic() + seconds
     while (now := time.monotonic()) < end:
         wanted = pump.wants(now)
-        if wanted and wanted[0] <= now:
-            pump.step(now)
+        if wanted[0] <= now:
+            rows = pump.prepare(now)
+            if rows is not None:
+                pump.show([None] * len(rows))
         else:
             time.sleep(0.002)
 
@@ -192,6 +195,40 @@ def test_speech_does_not_wait_for_the_idle_second_to_pass(pump):
     first = next(item.frame for item in pump.outbox.moments if item.sound.max() > 0)
     assert first == before + 1  # right after what had been drawn already
     assert pump.stalls == 0
+
+
+def test_faces_are_drawn_together_where_that_pays(monkeypatch):
+    monkeypatch.setattr(FakeTalker, "device", "cuda:0")
+    with Running(sessions=4) as server, server.live() as one, server.live() as two:
+        for viewer in (one, two):
+            viewer.take_until(lambda viewer=viewer: len(viewer.pictures) > 25)
+            assert [number_of(viewer.pictures[frame]) for frame in viewer.pictures] == list(viewer.pictures)
+        assert 2 in server.talker.together
+
+
+def test_a_face_that_fails_leaves_the_others_alone():
+    with Running(sessions=4) as server, server.live() as one, server.live() as two:
+        broken = server.talker.sessions[-1]
+        broken.next_motion = lambda: 1 / 0
+        two.take_until(lambda: two.events and two.events[-1]["type"] == "closing")
+        assert "ZeroDivisionError" in two.events[-1]["error"]
+        one.take_until(lambda: len(one.pictures) > 25)
+
+
+def test_drawing_together_is_drawing_alone(tiny_model):
+    from imtalker import IMTalker
+
+    talker = IMTalker.from_pretrained(tiny_model, device="cpu")
+    rng = np.random.default_rng(0)
+    sources = [talker.encode_source(rng.integers(0, 256, (64, 64, 3), np.uint8), crop=False) for _ in range(2)]
+    portions = [source.features.motion + 0.1 * torch.randn(n, 32) for n, source in enumerate(sources, 2)]
+    together = talker.render_together(list(zip(sources, portions)))
+    for source, portion, frames in zip(sources, portions, together):
+        alone = list(talker.render(source, [portion]))
+        assert len(frames) == len(portion)
+        assert np.abs(np.stack(frames).astype(int) - np.stack(alone)).max() <= 1
+    same = talker.render_together([(sources[0], portions[0]), (sources[0], portions[0])])
+    assert np.abs(np.stack(same[0]).astype(int) - np.stack(same[1])).max() <= 1
 
 
 def test_a_microphone_that_comes_too_late_is_dropped(pump):

@@ -146,7 +146,7 @@ def test_a_client_that_vanishes_is_noticed(server, monkeypatch):
             await asyncio.to_thread(wait_until, lambda: not server.service.conversations, 15)
 
     asyncio.run(talk())
-    wait_until(lambda: not server.service.connections and not len(server.service.scheduler))
+    wait_until(lambda: not server.service.connections and not len(server.service.stage))
 
 
 def test_a_client_that_never_connects_is_let_go(server, monkeypatch):

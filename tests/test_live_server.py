@@ -265,7 +265,7 @@ def test_stopping_in_the_middle_of_a_job_leaves_nothing(files):
     server = Running(FakeTalker(seconds=0.1)).__enter__()
     server.post("/v1/animate", {"source": files["source"], "audio": files["audio"]}, {"crop": "0"})
     server.post("/v1/animate", {"source": files["source"], "audio": files["audio"]}, {"crop": "0"})
-    wait_until(lambda: len(server.service.scheduler))
+    wait_until(lambda: len(server.service.scheduler) > 1)
     folder = server.service.folder
     server.stop()
     assert not folder.exists() and server.service.state == "stopping"

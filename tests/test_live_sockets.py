@@ -232,7 +232,7 @@ def test_a_client_that_vanishes_leaves_nothing_behind(server):
         viewer.say(tone(5.0))
         viewer.take()
         viewer.socket.socket.close()  # no goodbye
-    wait_until(lambda: not server.service.conversations and not len(server.service.scheduler))
+    wait_until(lambda: not server.service.conversations and not len(server.service.stage))
 
 
 def test_many_clients_one_after_the_other_leave_no_task_and_no_thread():
@@ -285,7 +285,7 @@ def test_a_slow_reader_loses_frames_and_is_closed_but_others_are_not():
         reader.start()
         slow = Viewer(server.port, {"quality": 100}, max_queue=1)
         conversation = list(server.service.conversations.values())[-1]
-        conversation.face._talker = BigPictures()
+        server.talker.render = BigPictures().render
         wait_until(lambda: conversation.outbox.dropped > 0, 30)  # nobody reads: the sockets fill, then frames drop
         wait_until(lambda: len(server.service.conversations) == 1, 30)
         before = len(other.pictures)

@@ -58,7 +58,6 @@ class Conversation:
             )
             self.delay = session.delay
             self.face = Pump(
-                service.talker,
                 source,
                 session,
                 *common,

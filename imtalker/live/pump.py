@@ -13,7 +13,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,7 +26,7 @@ from .outbox import Event, Moment, Outbox
 from .pace import Pace
 
 if TYPE_CHECKING:
-    from ..pipeline import IMTalker, Source
+    from ..pipeline import Source
     from .session import Session
 
 LEAD = 0.4  # seconds before its time that a moment is made at the earliest: more would make interrupting slow
@@ -34,13 +34,13 @@ CUSHION = 0.05  # seconds that a moment shall be ready before it is due
 IDLE = 25  # frames made at once while nobody speaks
 PATIENCE = 0.25  # seconds without sound until nobody seems to speak
 SOON = 0.5  # seconds in which a change of what an idle face does shall show
-BATCH = 2  # frames drawn in one step: more would let the first of them wait for the others
+BATCH = 2  # frames of one face drawn in one step: more would let the first of them wait for the others
 LAG = 1.0  # seconds that a microphone's sound may be late, besides what the session needs to hear ahead
 
 
 class Pump:
-    """A session on a clock. `hear`, `say` and the others may be called from any thread; `wants`, `step` and `fail` are
-    the scheduler's (see `Work`). What comes out goes to `outbox`.
+    """A session on a clock. `hear`, `say` and the others may be called from any thread; `wants`, `prepare`, `show` and
+    `fail` are for the `Stage` that it is on, in the model's thread. What comes out goes to `outbox`.
 
     drawn, skipped: frames for which there was time, or none. stalls: how often the clock had to wait for motion.
     unheard: samples of a microphone that came too late. made: frames so far.
@@ -48,7 +48,6 @@ class Pump:
 
     def __init__(
         self,
-        talker: IMTalker,
         source: Source,
         session: Session,
         outbox: Outbox,
@@ -63,7 +62,7 @@ class Pump:
         self.outbox = outbox
         self.drawn = self.skipped = self.stalls = self.unheard = self.made = 0
         self.asked = time.monotonic()  # when somebody last asked for something
-        self._talker, self._source, self._session = talker, source, session
+        self.source, self._session = source, session
         self._pace, self._wake, self._speech_seconds, self._answered = pace, wake, speech_seconds, answered
         self._lock = threading.Lock()
         # Under the lock: what came from outside and was not looked at yet
@@ -77,6 +76,7 @@ class Pump:
         self._start: float | None = None  # when frame 0 was, or would have been, due
         self._sound = _Track()
         self._pending: deque[tuple[int, Tensor]] = deque()  # frames to be drawn: number, latents (32,)
+        self._under_way: list[tuple[int, bool]] = []  # frames that are being drawn, or (False) left out
         self._more = False  # the session may have more motion that is due
         self._idle_from = math.inf  # frames from this number on are of silence that nobody sent
         self._credit = 0.0  # frames, or a part of one, that the share allows to be drawn
@@ -132,9 +132,10 @@ class Pump:
             return 0
         return max(0, min(int((time.monotonic() - self._start) * FPS), self.made))
 
-    # ---------------------------------------------------------------------------------------------- for the scheduler
+    # -------------------------------------------------------------------------------------------------- for the stage
 
-    def wants(self, now: float) -> tuple[float, float] | None:
+    def wants(self, now: float) -> tuple[float, float]:
+        """From when a step makes sense, and when its result is needed; see `scheduler.Work`."""
         due = self._due(self._next, now)
         with self._lock:
             if self._orders:
@@ -146,7 +147,8 @@ class Pump:
             at = max(due - self._time_for(1), self._heard_at + PATIENCE)
         return at, max(due, at)
 
-    def step(self, now: float) -> bool:
+    def prepare(self, now: float) -> Tensor | None:
+        """Motion latents (n, 32) of frames to be drawn now and given to `show`; None: nothing is to be drawn."""
         with self._lock:
             orders, self._orders = self._orders, deque()
         for order in orders:
@@ -158,9 +160,24 @@ class Pump:
             self._forget(self._next)
         if not self._pending:
             self._move(now)
-        if self._pending:
-            self._draw()
-        return True
+        rows = self._choose()
+        if rows is None:
+            self.show(())
+        return rows
+
+    def show(self, pictures: Sequence[np.ndarray]) -> None:
+        """Hand out the frames that were prepared, with their sound. pictures: uint8 (H, W, 3) RGB, one for each row."""
+        drawn_pictures = iter(pictures)
+        now = time.monotonic()
+        for frame, drawn in self._under_way:
+            picture = next(drawn_pictures) if drawn else None
+            self.outbox.put(Moment(frame, picture, self._sound.take(frame), self._due(frame, now)))
+            if picture is not None and self._awaited is not None and frame >= self._awaited[0]:
+                self._answered(now - self._awaited[1])
+                self._awaited = None
+        self.drawn += len(pictures)
+        self.skipped += len(self._under_way) - len(pictures)
+        self._under_way = []
 
     def fail(self, error: Exception) -> None:
         self.outbox.close(f"the face failed: {type(error).__name__}: {error}")
@@ -241,36 +258,20 @@ class Pump:
         """Seconds that making so many windows of motion, and drawing their first frames, may take."""
         return min(LEAD, CUSHION + windows * self._pace.window_seconds + BATCH * self._pace.drawing_seconds)
 
-    def _draw(self) -> None:
-        """Draw the next frames for which there is time, and hand them out with their sound."""
+    def _choose(self) -> Tensor | None:
+        """The latents (n, 32) of the next frames for which there is time, None if it is for none; both the drawn and
+        the left out ones are then under way."""
         now, share = time.monotonic(), self._pace.share
-        moments: list[tuple[int, bool]] = []
         rows: list[Tensor] = []
-        while self._pending and len(rows) < BATCH and len(moments) < 2 * BATCH:
+        while self._pending and len(rows) < BATCH and len(self._under_way) < 2 * BATCH:
             frame, latents = self._pending.popleft()
             self._credit += share
             drawn = self._credit >= 1 and now <= self._due(frame, now) + 1 / FPS
             self._credit -= self._credit >= 1
             if drawn:
                 rows.append(latents)
-            moments.append((frame, drawn))
-        pictures = iter(self._pictures(rows))
-        for frame, drawn in moments:
-            picture = next(pictures) if drawn else None
-            self.outbox.put(Moment(frame, picture, self._sound.take(frame), self._due(frame, now)))
-            if picture is not None and self._awaited is not None and frame >= self._awaited[0]:
-                self._answered(time.monotonic() - self._awaited[1])
-                self._awaited = None
-        self.drawn += len(rows)
-        self.skipped += len(moments) - len(rows)
-
-    def _pictures(self, rows: list[Tensor]) -> list[np.ndarray]:
-        if not rows:
-            return []
-        begun = time.perf_counter()
-        pictures = list(self._talker.render(self._source, [torch.stack(rows)]))
-        self._pace.drew(len(rows), time.perf_counter() - begun)
-        return pictures
+            self._under_way.append((frame, drawn))
+        return torch.stack(rows) if rows else None
 
     def _take_back(self, shown: int | None) -> None:
         shown = self.position if shown is None else max(0, min(shown, self.made))

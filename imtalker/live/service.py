@@ -22,10 +22,12 @@ from .jobs import Jobs
 from .limits import Limits
 from .metrics import Metrics
 from .pace import Pace
+from .pump import Pump
 from .refusal import Refusal, busy, missing
 from .scheduler import Once, Scheduler
 from .sources import Sources
 from .speech import Speaker, load_speaker
+from .stage import Stage
 
 if TYPE_CHECKING:
     from ..pipeline import IMTalker
@@ -93,6 +95,8 @@ class Service:
     async def _begin(self) -> None:
         try:
             self.talker = await asyncio.to_thread(self._load)
+            self.stage = Stage(self.talker, self.pace)
+            self.scheduler.add(self.stage)
             self.scheduler.start()
             self.sources = Sources(self.talker, self.limits, self.on_model, self.crop)
             self.jobs = Jobs(self.scheduler, self.limits, self.metrics)
@@ -169,13 +173,20 @@ class Service:
         conversation = Conversation(self, hello, source)
         self.conversations[conversation.id] = conversation
         self._count()
-        self.scheduler.add(conversation.face)
+        if isinstance(conversation.face, Pump):
+            self.stage.add(conversation.face)
+            self.scheduler.wake()
+        else:
+            self.scheduler.add(conversation.face)
         return conversation
 
     async def close(self, conversation: Conversation, reason: str = "closed") -> None:
         """May be called again."""
         if self.conversations.pop(conversation.id, None) is not None:
-            self.scheduler.remove(conversation.face)
+            if isinstance(conversation.face, Pump):
+                self.stage.remove(conversation.face)
+            else:
+                self.scheduler.remove(conversation.face)
             self._count()
         await conversation.close(reason)
 
