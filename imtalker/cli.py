@@ -265,6 +265,24 @@ def _parser() -> OptionParser:
     _add_reporting(command, commands.evaluate)
 
     command = listed.add_parser(
+        "benchmark",
+        help="measure speed and cost",
+        description="Measure how fast a model runs on this machine, beside the same networks run plainly, in the same "
+        "runs; and what each stage needs, beside what the device can do.",
+    )
+    _add_model(command)
+    command.add_argument(
+        "--runs", type=options.count_to(100), default=5, metavar="N", help="how often, after warming up (default: 5)"
+    )
+    command.add_argument(
+        "--seconds", type=options.SECONDS, default=2.0, metavar="N", help="of the clips made (default: 2)"
+    )
+    command.add_argument(
+        "--report", type=Path, metavar="FILE.md", help="also write the tables into a page, in place of older ones"
+    )
+    _add_reporting(command, commands.benchmark)
+
+    command = listed.add_parser(
         "synth",
         help="render synthetic talking heads, or make synthetic speech, for training",
         description="Render synthetic heads with exact ground truth into OUT, one file per "

@@ -6,7 +6,6 @@ errors to its caller.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib
 import json
@@ -16,6 +15,7 @@ import time
 from pathlib import Path
 
 from .errors import InputError
+from .memory import peak_memory
 
 ASSETS = Path(__file__).parent / "assets"
 BAR_DELAY = 2.0  # seconds that something may take before a progress bar appears
@@ -214,15 +214,12 @@ def _convert(args, make):
 
         folder = make(progress)
     report = {"folder": str(folder), "elapsed_seconds": round(time.monotonic() - started, 1)}
-    with contextlib.suppress(ImportError):  # Windows has no such module
-        import resource
-
-        unit = 1 if sys.platform == "darwin" else 1024
-        report["peak_memory_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    if peak := peak_memory():
+        report["peak_memory_bytes"] = peak
     if args.json:
         print(json.dumps(report))
     elif not args.quiet:
-        memory = f", at most {report['peak_memory_bytes'] / 1e9:.1f} GB of memory" * ("peak_memory_bytes" in report)
+        memory = f", at most {peak / 1e9:.1f} GB of memory" if peak else ""
         print(f"{folder}: use it with --model {folder} ({report['elapsed_seconds']:.1f} s{memory})")
 
 
@@ -231,7 +228,7 @@ def _text(path) -> str | None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# evaluate
+# evaluate, benchmark
 
 
 def evaluate(args):
@@ -240,10 +237,7 @@ def evaluate(args):
     from .face import Reader, default_reader
     from .face.reader import load_reader
 
-    if args.report and not args.report.parent.is_dir():
-        raise InputError(
-            f"the folder {str(args.report.parent)!r} for the report does not exist: make it, or name another"
-        )
+    _check_report(args.report)
     talker = _talker(args)
     reader = Reader(load_reader(args.reader)) if args.reader else default_reader()
     with _bar(args.people * len(PROTOCOLS), "clips", args.quiet) as bar:
@@ -268,6 +262,28 @@ def evaluate(args):
         print(json.dumps(json.loads(json.dumps(told), parse_constant=lambda name: None)))  # JSON knows no NaN
     elif not args.quiet:
         print(text(table))
+
+
+def benchmark(args):
+    from .bench.benchmark import benchmark
+    from .bench.report import text, write
+
+    _check_report(args.report)
+    with _bar(args.runs + 1, "runs", args.quiet) as bar:
+        result = benchmark(
+            args.model, args.device, args.precision, runs=args.runs, seconds=args.seconds, progress=bar.update
+        )
+    if args.report:
+        write(args.report, result)
+    if args.json:
+        print(json.dumps(result))
+    elif not args.quiet:
+        print(text(result))
+
+
+def _check_report(file: Path | None) -> None:
+    if file and not file.parent.is_dir():
+        raise InputError(f"the folder {str(file.parent)!r} for the report does not exist: make it, or name another")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -39,8 +39,10 @@ from .media import (
 from .media.audio import AudioInput
 from .media.picture import PictureSource
 from .media.video import as_rate
+from .memory import keep_freed_memory
 from .models.audio import MelEncoder
 from .models.generator import extend
+from .models.prepared import prepare
 from .models.renderer import SourceFeatures
 from .stream import MotionStream
 
@@ -72,7 +74,9 @@ class IMTalker:
         self.name = name
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
-        self.renderer = model.renderer.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        self.renderer = prepare(model.renderer.to(self.device, memory_format=torch.channels_last).eval())
         self.generator = model.generator.to(self.device).eval().requires_grad_(False)
         self.audio_encoder = model.audio_encoder.to(self.device).eval().requires_grad_(False)
         self.config = model.config

@@ -43,6 +43,7 @@ def desk(tmp_path, monkeypatch, tiny_model):
     shutil.copy(ASSETS / "sample.mp4", "driving.mp4")
     Path("pose.csv").write_text("0,0.1,0\n")
     Path("gaze.csv").write_text("0.1,0\n")
+    Path("docs").mkdir()
     for name in ("base", "mine"):
         shutil.copytree(tiny_model, f"models/{name}")
     find = weights.find_model
@@ -102,6 +103,10 @@ def test_other_commands(desk, arguments, capsys, monkeypatch):
         instead("imtalker.evaluate.protocols", "evaluate", [])
     elif arguments[0] == "serve":
         instead("imtalker.live.server", "serve")
+    elif arguments[0] == "benchmark":
+        instead("imtalker.bench.benchmark", "benchmark")
+        instead("imtalker.bench.report", "write")
+        instead("imtalker.bench.report", "text")
     elif arguments[1] in ("pull", "convert"):
         instead("imtalker.published", arguments[1], "folder")
     assert cli.main(arguments) == 0, capsys.readouterr().err

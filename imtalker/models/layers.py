@@ -20,9 +20,13 @@ def fused_leaky_relu(x: Tensor, bias: Tensor) -> Tensor:
 
 def blur(x: Tensor, padding: int, gain: float = 1.0) -> Tensor:
     """Depth-wise low-pass filter [1, 3, 3, 1] x [1, 3, 3, 1], of sum `gain`; the output is 2·padding - 3 larger."""
-    taps = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=x.dtype, device=x.device)
-    kernel = torch.outer(taps, taps) * (gain / 64)
-    return F.conv2d(x, kernel.expand(x.shape[1], 1, 4, 4), padding=padding, groups=x.shape[1])
+    return F.conv2d(x, blur_kernel(x, gain).expand(x.shape[1], 1, 4, 4), padding=padding, groups=x.shape[1])
+
+
+def blur_kernel(like: Tensor, gain: float = 1.0) -> Tensor:
+    """(4, 4) of sum `gain`."""
+    taps = like.new_tensor([1.0, 3.0, 3.0, 1.0])
+    return torch.outer(taps, taps) * (gain / 64)
 
 
 class EqualLinear(nn.Module):
@@ -120,18 +124,27 @@ class ModulatedConv(nn.Module):
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         weight = self.weight / math.sqrt(self.weight[0].numel())
-        with torch.autocast(x.device.type, enabled=False):  # large numbers, and small ones squared
-            style = self.modulation(style.to(weight.dtype)).float()  # (B, inputs)
-            size = style.abs().amax(1, keepdim=True).clamp_min(1e-4)
-            style = style / size
-            energy = weight.float().square().sum((2, 3))  # (outputs, inputs)
-            demodulation = torch.rsqrt(F.linear(style.square(), energy) + 1e-8 / size.square())  # (B, outputs)
-        x = x * style[:, :, None, None].to(x.dtype)
+        scale, demodulation = steering(style, self.modulation, energy(weight))
+        x = x * scale[:, :, None, None].to(x.dtype)
         if self.up:
             x = blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2), padding=1, gain=4)
         else:
             x = F.conv2d(x, weight, padding=1)
         return fused_leaky_relu(x * demodulation[:, :, None, None].to(x.dtype), self.bias)
+
+
+def energy(weight: Tensor) -> Tensor:
+    """Squares of a kernel summed over its taps, float32 (outputs, inputs)."""
+    return weight.float().square().sum((2, 3))
+
+
+def steering(style: Tensor, modulation: nn.Module, energy: Tensor) -> tuple[Tensor, Tensor]:
+    """What a style (B, style_dim) multiplies a modulated convolution's input (B, inputs) and output (B, outputs) by."""
+    with torch.autocast(style.device.type, enabled=False):  # large numbers, and small ones squared
+        scale = modulation(style.to(modulation.weight.dtype)).float()
+        size = scale.abs().amax(1, keepdim=True).clamp_min(1e-4)
+        scale = scale / size
+        return scale, torch.rsqrt(F.linear(scale.square(), energy) + 1e-8 / size.square())
 
 
 class AffineConv(nn.Module):
@@ -152,4 +165,4 @@ class AffineConv(nn.Module):
         if self.up:
             x = F.interpolate(x, scale_factor=2, mode="bilinear")
         scale, shift = self.style(style).to(x.dtype)[:, :, None, None].chunk(2, 1)
-        return F.leaky_relu(self.conv(x * (1 + scale) + shift), 0.2)
+        return F.leaky_relu_(self.conv(torch.addcmul(shift, x, 1 + scale)), 0.2)

@@ -38,7 +38,7 @@ class MotionEncoder(nn.Module):
         self.head = EqualMLP(widths[-1], widths[-1], motion_dim)
 
     def forward(self, picture: Tensor) -> Tensor:
-        x = F.leaky_relu(self.stem(picture), 0.2)
+        x = F.leaky_relu_(self.stem(picture), 0.2)
         for block in self.blocks:
             x = block(x)
         return self.head(self.last(x).mean((2, 3)))

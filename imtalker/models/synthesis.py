@@ -44,7 +44,7 @@ class WindowAttention(nn.Module):
 
     def __init__(self, width: int, heads: int, size: int, shift: int):
         super().__init__()
-        self.heads, self.shift = heads, shift
+        self.heads, self.size, self.shift = heads, size, shift
         self.norm_q, self.norm_kv, self.norm_ffn = (nn.LayerNorm(width) for _ in range(3))
         self.q_proj, self.k_proj, self.v_proj, self.proj = (nn.Linear(width, width) for _ in range(4))
         self.ffn = FeedForward(width)
@@ -63,12 +63,16 @@ class WindowAttention(nn.Module):
         region = region.transpose(1, 2).reshape(-1, WINDOW ** 2)
         return ((region[:, :, None] != region[:, None, :]) * -100.0)[:, None]
 
-    def forward(self, x: Tensor) -> Tensor:
-        b, c, h, w = x.shape
-        x = x.permute(0, 2, 3, 1)
+    def partition(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) to windows (B·windows, 64, C)."""
+        b, h, w, c = x.shape
         if self.shift:
             x = x.roll((-self.shift, -self.shift), (1, 2))
-        x = x.view(b, h // WINDOW, WINDOW, w // WINDOW, WINDOW, c).transpose(2, 3).reshape(-1, WINDOW ** 2, c)
+        return x.view(b, h // WINDOW, WINDOW, w // WINDOW, WINDOW, c).transpose(2, 3).reshape(-1, WINDOW ** 2, c)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        x = self.partition(x.permute(0, 2, 3, 1))
         kv = self.norm_kv(x)
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (
             self.q_proj(self.norm_q(x)), self.k_proj(kv), self.v_proj(kv)))
@@ -119,6 +123,8 @@ class SynthesisNetwork(nn.Module):
         x = aligned[0]
         stages = list(zip(self.up, self.join, self.attention))[first:]
         for (up, join, attention), features in zip(stages, aligned[1:]):
+            # sampled features are not in the convolutions' memory format, and joined first would be slower to convert
+            features = features.contiguous(memory_format=torch.channels_last)
             x = attention(join(torch.cat([up(x), features], 1)))
         return x
 

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 REACH = 2  # cells around the best match that refine its place
-MAX_WEIGHTS = 1 << 25  # attention weights built at once where the arg-max is needed: 128 MB in float32
+# Attention weights built at once where the arg-max is needed: on a CPU what its caches hold, 4 MB in float32
+MAX_WEIGHTS = {"cpu": 1 << 20, "cuda": 1 << 25}
 
 
 def tokens(maps: Tensor) -> Tensor:
@@ -71,43 +72,47 @@ class CrossAttention(nn.Module):
         x = F.scaled_dot_product_attention(queries, keys.expand(batch), values.expand(batch))
         return self.merge(x, driving_map.shape)
 
-    def forward_and_match(self, driving_map: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As `forward`; also for every target cell the source cell of greatest weight, mean over heads: (B, N) int64,
-        and the queries (B, h, N, d) that `place` wants.
+    def forward_and_match(self, driving_map: Tensor, keys: Tensor, values: Tensor,
+                          placed: bool) -> tuple[Tensor, Tensor]:
+        """As `forward`; also where in the source every target cell looks: the number of the cell of greatest weight,
+        mean over heads, (B, N) int64; or, if `placed`, a place finer than a cell, see `place`, (B, 2, H, W).
 
-        Works through the target rows in pieces, so that no more than MAX_WEIGHTS weights exist at a time.
+        Works through the target rows in pieces, so that no more than MAX_WEIGHTS weights exist at a time. The rows of
+        all frames that share a source are one table: its keys are neither copied nor read again for every frame.
         """
         queries = self.queries(driving_map)
-        rows = max(1, MAX_WEIGHTS // (len(queries) * self.heads * keys.shape[2]))
-        attended, match = [], []
-        with torch.autocast(queries.device.type, enabled=False):  # its casts would cost more than the rest
-            keys, values = keys.float(), values.float()
-            for piece in queries.float().split(rows, dim=2):
-                weights = self.weights(piece, keys)
+        table = queries.unflatten(0, (len(keys), -1)).transpose(1, 2).flatten(2, 3)  # (sources, h, rows, d)
+        rows = max(1, MAX_WEIGHTS.get(table.device.type, 1 << 25) // (len(keys) * self.heads * keys.shape[2]))
+        attended, looks = [], []
+        with torch.autocast(table.device.type, enabled=False):  # its casts would cost more than the rest
+            keys, values = keys.float().transpose(-1, -2), values.float()
+            for piece in (table.float() * table.shape[-1] ** -0.5).split(rows, dim=2):
+                logits = piece @ keys
+                weights = logits.softmax(-1)
                 attended.append(weights @ values)
-                match.append(weights.detach().sum(1).argmax(-1))
-        aligned = self.merge(torch.cat(attended, 2).to(queries.dtype), driving_map.shape)
-        return aligned, torch.cat(match, 1), queries
+                match = weights.detach().sum(1).argmax(-1)
+                looks.append(place(logits, match, driving_map.shape[-1]) if placed else match)
+        attended = torch.cat(attended, 2).unflatten(2, (-1, queries.shape[2])).transpose(1, 2).flatten(0, 1)
+        aligned = self.merge(attended.to(queries.dtype), driving_map.shape)
+        looks = torch.cat(looks, 1).unflatten(1, (-1, queries.shape[2])).flatten(0, 1)  # (B, N) or (B, N, 2)
+        return aligned, looks.transpose(1, 2).unflatten(2, driving_map.shape[-2:]) if placed else looks
 
-    def place(self, queries: Tensor, keys: Tensor, match: Tensor, shape: torch.Size) -> Tensor:
-        """Where in the source every target cell looks, finer than a cell: (B, 2, H, W) x and y, in cells; shape: H, W.
 
-        The mean place under the attention weights of the cells around the best match (B, N). Differentiable.
-        """
-        height, width = shape
-        queries = queries * keys.shape[-1] ** -0.5
-        reach = torch.arange(-REACH, REACH + 1, device=match.device)
-        y = (match // width)[..., None] + reach.repeat_interleave(len(reach))  # (B, N, K)
-        x = (match % width)[..., None] + reach.repeat(len(reach))
-        inside = (0 <= y) & (y < height) & (0 <= x) & (x < width)
-        rows = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)  # (B, N, K)
-        if len(keys) > 1:  # whole rows of one table: far quicker than a gather
-            rows = rows + torch.arange(len(keys), device=rows.device)[:, None, None] * (height * width)
-        near = keys.transpose(1, 2).flatten(0, 1).flatten(1).index_select(0, rows.flatten())  # (B·N·K, h·d)
-        near = near.view(*rows.shape, self.heads, -1)
-        logits = (queries.transpose(1, 2)[:, :, None] * near).sum(-1).float()  # (B, N, K, h)
-        weights = logits.masked_fill(~inside[..., None], -torch.inf).softmax(2).mean(-1)  # (B, N, K)
-        return torch.stack([(weights * x).sum(-1), (weights * y).sum(-1)], 1).unflatten(2, (height, width))
+def place(logits: Tensor, match: Tensor, width: int) -> Tensor:
+    """Where in the source every row looks, finer than a cell: (B, R, 2) x and y, in cells of a map of that width.
+
+    logits: of the attention (B, h, R, N). match: (B, R), the best cell. The place is the mean one under the attention
+    weights of the cells around the best match. Differentiable in the logits.
+    """
+    height = logits.shape[-1] // width
+    reach = torch.arange(-REACH, REACH + 1, device=match.device)
+    y = (match // width)[..., None] + reach.repeat_interleave(len(reach))  # (B, R, K)
+    x = (match % width)[..., None] + reach.repeat(len(reach))
+    inside = (0 <= y) & (y < height) & (0 <= x) & (x < width)
+    cells = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
+    near = logits.gather(-1, cells[:, None].expand(-1, logits.shape[1], -1, -1))  # (B, h, R, K)
+    weights = near.masked_fill(~inside[:, None], -torch.inf).softmax(-1).mean(1)  # (B, R, K)
+    return torch.stack([(weights * x).sum(-1), (weights * y).sum(-1)], -1)
 
 
 class MotionTransfer(nn.Module):
@@ -136,29 +141,30 @@ class MotionTransfer(nn.Module):
         if self.fine == "mean":
             cells = source_maps[-1].shape[-1]
             fine = [tokens(F.avg_pool2d(level, level.shape[-1] // cells)) for level in fine]
-        return TransferSource([block.keys(x) for block, x in zip(self.levels, source_maps)],
-                              [block.values(x) for block, x in zip(self.levels, appearance)], fine)
+        # contiguous: they are read for every frame
+        return TransferSource([block.keys(x).contiguous() for block, x in zip(self.levels, source_maps)],
+                              [block.values(x).contiguous() for block, x in zip(self.levels, appearance)], fine)
 
     def forward(self, driving_maps: list[Tensor], source: TransferSource) -> list[Tensor]:
         """Aligned features, coarse first: one map for each appearance map of the source."""
         *coarse, (finest, driving_map, keys, values) = zip(self.levels, driving_maps, source.keys, source.values)
         aligned = [block(*inputs) for block, *inputs in coarse]
-        attended, match, queries = finest.forward_and_match(driving_map, keys, values)
+        attended, looks = finest.forward_and_match(driving_map, keys, values, placed=self.fine == "sample")
         aligned.append(attended)
         if self.hints:
             aligned = [x + hint(driving) for x, hint, driving in zip(aligned, self.hints, driving_maps)]
         if self.fine == "mean":
-            return aligned + [fetch_means(rows, match, driving_map.shape[-1], 2 ** (level + 1))
+            return aligned + [fetch_means(rows, looks, driving_map.shape[-1], 2 ** (level + 1))
                               for level, rows in enumerate(source.fine)]
-        place = finest.place(queries, keys, match, driving_map.shape[-2:])
-        return aligned + [sample_at(level, place) for level in source.fine]
+        return aligned + [sample_at(level, looks) for level in source.fine]
 
 
 def fetch_means(rows: Tensor, match: Tensor, cells: int, ratio: int) -> Tensor:
     """Every target cell filled with its match's mean: rows (B or 1, N, C), match (B, N) to (B, C, ratio·cells, …)."""
     rows = rows.expand(len(match), -1, -1)
-    fetched = rows.gather(1, match[..., None].expand(-1, -1, rows.shape[-1]))
-    return F.interpolate(fetched.transpose(1, 2).unflatten(2, (cells, -1)), scale_factor=ratio, mode="nearest")
+    fetched = rows.gather(1, match[..., None].expand(-1, -1, rows.shape[-1])).view(len(match), cells, 1, cells, 1, -1)
+    fetched = fetched.expand(-1, -1, ratio, -1, ratio, -1)
+    return fetched.reshape(len(match), cells * ratio, cells * ratio, -1).permute(0, 3, 1, 2)
 
 
 def sample_at(level: Tensor, place: Tensor) -> Tensor:
