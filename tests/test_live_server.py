@@ -154,6 +154,7 @@ def test_wrong_forms(server, files):
         (b"rubbish", kind, "damaged"),
         (form({"audio": files["audio"]}, {})[0], kind, "source"),
         (form({"virus": files["audio"]}, {})[0], kind, "'virus'"),
+        (form({"audio": ("n" * 100_000, b"")}, {})[0], kind, "header"),
     ):
         status, _, told = server.ask("POST", "/v1/animate", sent, {"content-type": its_kind})
         assert status == 400 and words in told["error"], told

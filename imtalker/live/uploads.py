@@ -113,7 +113,10 @@ class _FormReader:
             self._file = None
 
     def _extend(self, name: str, data: bytes) -> None:
-        setattr(self, name, getattr(self, name) + data)
+        whole = getattr(self, name) + data
+        if len(whole) > FIELD_BYTES:
+            raise InputError(f"a header of a part of the form is longer than {FIELD_BYTES} bytes: use a shorter name")
+        setattr(self, name, whole)
 
     def _begin(self) -> None:
         self._headers, self._bytes = {}, b""
