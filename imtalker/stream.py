@@ -98,6 +98,11 @@ class MotionStream:
             yield self._make(frames, min(self.look_ahead, self._sound.waiting - frames))
         self._begin_plan()
 
+    def pace(self, windows: Sequence[int]) -> None:
+        """Another plan, from the next window on."""
+        self.windows = windows
+        self._begin_plan()
+
     def rewind(self, frame: int) -> None:
         """Forget all sound, and every latent from number `frame` on; the motion goes on from there, in silence first.
 

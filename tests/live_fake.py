@@ -34,6 +34,7 @@ class FakeSession:
         self.delay, self.steady_delay = ((n + WAIT) / FPS for n in (self.windows[0], max(self.windows)))
         self.frames = 0  # made
         self.steered = []
+        self.paced = []
         self.rewound = []
         self._sound = np.zeros(0, np.float32)  # not made into frames yet
         self._plan = list(self.windows)
@@ -42,6 +43,10 @@ class FakeSession:
     def push(self, samples):
         self._sound = np.concatenate([self._sound, samples])
         return iter(())
+
+    def pace(self, windows):
+        self.paced.append(windows)
+        self._plan = list(windows)
 
     def flush(self):
         while (motion := self._due()) is not None:

@@ -110,12 +110,20 @@ def test_the_share_of_frames_follows_the_time_there_is():
 
 def test_windows_are_as_short_as_can_be_afforded():
     pace = Pace()
-    assert pace.window() == 5
+    assert pace.window(1) == 5
     pace.window_seconds = 0.05
-    lengths = []
-    for pace.faces in range(6):  # besides the one that asks
-        lengths.append(pace.window())
-    assert lengths == [5, 10, 15, 15, 25, 25]
+    assert [pace.window(faces) for faces in range(1, 7)] == [5, 10, 15, 15, 25, 25]
+    pace.window_seconds = 0.06  # affordable, but hardly: whoever has a longer one keeps it
+    assert pace.window(1) == 5 and pace.window(1, 10) == 10
+    pace.window_seconds = 0.05
+    assert pace.window(1, 10) == 5
+
+
+def test_windows_get_longer_when_there_is_no_time_for_short_ones(pump):
+    pump._window, pump._pace.faces, pump._pace.window_seconds = 5, 1, 0.2
+    pump.say(np.zeros(32_000, np.float32))
+    play(pump, 0.3)
+    assert pump._session.paced[0] == (15,)
 
 
 def moment(frame):
@@ -229,6 +237,20 @@ def test_drawing_together_is_drawing_alone(tiny_model):
         assert np.abs(np.stack(frames).astype(int) - np.stack(alone)).max() <= 1
     same = talker.render_together([(sources[0], portions[0]), (sources[0], portions[0])])
     assert np.abs(np.stack(same[0]).astype(int) - np.stack(same[1])).max() <= 1
+
+
+def test_a_session_changes_its_windows_while_it_runs(tiny_model):
+    from imtalker import IMTalker
+
+    talker = IMTalker.from_pretrained(tiny_model, device="cpu")
+    source = talker.encode_source(np.zeros((64, 64, 3), np.uint8), crop=False)
+    session = talker.session(source, windows=(5,))
+    before = session.steady_delay
+    session.push(np.zeros(32_000, np.float32))
+    lengths = [len(session.next_motion())]
+    session.pace((15,))
+    lengths += [len(session.next_motion()), len(session.next_motion())]
+    assert lengths == [5, 15, 15] and session.steady_delay == pytest.approx(before + 0.4)
 
 
 def test_a_microphone_that_comes_too_late_is_dropped(pump):

@@ -48,19 +48,21 @@ class Conversation:
             self.face = Mirror(service.talker, source, *common, relative=hello.relative, crop=service.crop)
             self.delay = 0.0
         else:
+            window = service.pace.window(service.pace.faces + 1)
             low = hello.latency == "low" or (hello.latency is None and hello.input == "microphone")
             session = service.talker.session(
                 source,
                 seed=hello.seed,
                 nfe=service.nfe if hello.nfe is None else hello.nfe,
                 guidance_scale=service.guidance if hello.guidance is None else hello.guidance,
-                **({"windows": (service.pace.window(),)} if low else {}),  # otherwise the session's own, growing ones
+                **({"windows": (window,)} if low else {}),  # otherwise the session's own, growing ones
             )
             self.delay = session.delay
             self.face = Pump(
                 source,
                 session,
                 *common,
+                window=window if low else None,
                 speech_seconds=self._limits.speech_seconds,
                 answered=self._metrics.answer.observe,
             )

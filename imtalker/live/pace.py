@@ -8,7 +8,7 @@ SPARE = 0.1  # of the time: for sound, compression and whatever else the machine
 MOVING = 0.35  # of the time that motion may take, so that the rest is left for drawing
 WINDOWS = (5, 10, 15, 25)  # frames
 LEAST = 0.1  # share that a face gets in any case
-FORGET = 0.05  # share of a new measurement in the running mean
+FORGET = 0.1  # share of a new measurement in the running mean
 
 
 class Pace:
@@ -31,11 +31,16 @@ class Pace:
         """Drawing `frames` frames took so long."""
         self.drawing_seconds = _mean(self.drawing_seconds, seconds / frames)
 
-    def window(self) -> int:
-        """Frames of the shortest window of motion that one more face can afford: short ones answer sooner."""
-        faces = self.faces + 1
-        affordable = (n for n in WINDOWS if FPS / n * self.window_seconds * faces <= MOVING)
-        return next(affordable, WINDOWS[-1])
+    def window(self, faces: int, current: int = 0) -> int:
+        """Frames of the shortest window of motion that so many faces can afford: short ones answer sooner.
+
+        current: the one in use, which is left for a shorter one only when that has a third of its time to spare.
+        """
+        for frames in WINDOWS:
+            seconds = FPS / frames * self.window_seconds * faces
+            if seconds * (4 / 3 if frames < current else 1) <= MOVING:
+                return frames
+        return WINDOWS[-1]
 
     @property
     def share(self) -> float:

@@ -54,15 +54,18 @@ class Pump:
         pace: Pace,
         wake: Callable[[], None],
         *,
+        window: int | None = None,
         speech_seconds: float = 120.0,
         answered: Callable[[float], None] = lambda seconds: None,
     ):
-        """wake: tells the scheduler that something came. speech_seconds: sound that may wait to be spoken.
+        """wake: tells the scheduler that something came. window: frames of the session's windows, if they shall stay as
+        short as the machine can afford; None leaves them as they are. speech_seconds: sound that may wait to be spoken.
         answered: told, for each beginning of sound after a pause, the seconds until the first frame of it was drawn."""
         self.outbox = outbox
         self.drawn = self.skipped = self.stalls = self.unheard = self.made = 0
         self.asked = time.monotonic()  # when somebody last asked for something
         self.source, self._session = source, session
+        self._window = window
         self._pace, self._wake, self._speech_seconds, self._answered = pace, wake, speech_seconds, answered
         self._lock = threading.Lock()
         # Under the lock: what came from outside and was not looked at yet
@@ -224,6 +227,7 @@ class Pump:
             self._idle_from = math.inf
             self._session.push(samples)
             self._sound.add(samples)
+        self._adapt()
         motion = self._session.next_motion()
         if motion is None and ended:
             self._sound.fill()
@@ -246,6 +250,14 @@ class Pump:
         self._wait_for(self.made)
         self._pending.extend(enumerate(motion, self.made))
         self.made += len(motion)
+
+    def _adapt(self) -> None:
+        """Take longer windows when there is too little time for short ones, so that sound does not wait for motion."""
+        if self._window is not None:
+            window = self._pace.window(self._pace.faces, self._window)
+            if window != self._window:
+                self._window = window
+                self._session.pace((window,))
 
     def _wait_for(self, frame: int) -> None:
         """The motion of `frame` is there: start the clock, or hold it when it is past the time."""

@@ -57,8 +57,8 @@ class Session:
         self._talker, self._source = talker, source
         self._steering = Steering(talker.device)
         self._stream = talker.motion_stream(source, controls=self._steering, look_ahead=look_ahead, **sampling)
-        ahead = look_ahead + talker.audio_encoder.wait_frames
-        self.delay, self.steady_delay = (windows[0] + ahead) / FPS, (max(windows) + ahead) / FPS
+        self._ahead = look_ahead + talker.audio_encoder.wait_frames
+        self._set_delays(windows)
         self.frames = 0
         self._motion: deque[Tensor] = deque()  # made, to be drawn
         self._drawing: Iterator[np.ndarray] = iter(())
@@ -115,6 +115,15 @@ class Session:
         strength: of the expression, 0 to 2, 1 is natural. Raises InputError for anything else.
         """
         self._steering.set(self._stream.frames, pose=pose, gaze=gaze, cam=cam, strength=strength)
+
+    def pace(self, windows: Sequence[int]) -> None:
+        """Other windows from the next one on, see `IMTalker.session`: longer ones when there is little time, shorter
+        ones when there is more. The delays change with them."""
+        self._stream.pace(windows)
+        self._set_delays(windows)
+
+    def _set_delays(self, windows: Sequence[int]) -> None:
+        self.delay, self.steady_delay = (windows[0] + self._ahead) / FPS, (max(windows) + self._ahead) / FPS
 
     def next_motion(self) -> Tensor | None:
         """Motion latents (n, 32) of the next frames that are due, None if none are: for those who draw the faces of
