@@ -44,6 +44,12 @@ EXTRA_OF = {
     "torchmetrics": "evaluate",
     "transformers": "base",
     "huggingface_hub": "base",
+    "fastapi": "serve",
+    "uvicorn": "serve",
+    "websockets": "serve",
+    "python_multipart": "serve",
+    "aiortc": "serve",
+    "prometheus_client": "serve",
 }
 
 TRAININGS = ("reader", "renderer", "audio", "generator", "bundle")
@@ -171,6 +177,50 @@ def _parser() -> OptionParser:
         "frame to the source's own motion, instead of copying it",
     )
     command.set_defaults(run=commands.reenact)
+
+    command = listed.add_parser(
+        "serve",
+        help="a web page, HTTP and live faces",
+        description="Serve a page on which a face listens and talks, and HTTP interfaces for programs, until Ctrl-C.",
+    )
+    command.add_argument(
+        "--host", default="127.0.0.1", metavar="HOST", help="(default: 127.0.0.1, this computer alone)"
+    )
+    command.add_argument(
+        "--port", type=options.PORT, default=8000, metavar="N", help="0 takes a free one (default: 8000)"
+    )
+    command.add_argument(
+        "--api-key", metavar="KEY", help="what clients must know; needed with another host; or set IMTALKER_API_KEY"
+    )
+    command.add_argument(
+        "--allow-origin",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="a foreign web page that may use it; may be repeated",
+    )
+    command.add_argument(
+        "--sessions", type=options.count_to(1000), default=4, metavar="N", help="live faces at once (default: 4)"
+    )
+    command.add_argument(
+        "--max-upload", type=options.count_to(100_000), default=100, metavar="MB", help="of one request (default: 100)"
+    )
+    command.add_argument(
+        "--max-seconds",
+        type=options.count_to(86_400),
+        default=600,
+        metavar="S",
+        help="of sound or video (default: 600)",
+    )
+    command.add_argument(
+        "--speaker", default="espeak", metavar="NAME", help="what speaks text: espeak, espeak:VOICE or MODULE:FUNCTION"
+    )
+    command.add_argument(
+        "--ice", action="append", default=[], metavar="URL", help="a STUN or TURN server for WebRTC; may be repeated"
+    )
+    _add_model(command)
+    _add_sampling(command)
+    _add_reporting(command, commands.serve)
 
     command = listed.add_parser(
         "models", help="list, show, fetch and convert models", description="List, show, fetch and convert models."

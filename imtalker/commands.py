@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -107,6 +108,37 @@ def _bar(total: int | None, unit: str, quiet: bool, **options):
 
     quiet = True if quiet else None  # None: only on a terminal
     return tqdm(total=total, unit=" " + unit, delay=BAR_DELAY, leave=False, disable=quiet, **options)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# serve
+
+
+def serve(args):
+    from .live.limits import Limits
+    from .live.server import serve
+    from .live.service import Service
+    from .live.speech import load_speaker
+
+    limits = Limits(args.sessions, upload_bytes=args.max_upload * 2**20, seconds=args.max_seconds)
+    service = Service(
+        lambda: _talker(args),
+        limits,
+        speaker=load_speaker(args.speaker),
+        nfe=args.nfe,
+        guidance=args.guidance,
+        ice=tuple(args.ice),
+    )
+
+    def told(address: str) -> None:
+        talker = service.talker
+        if args.json:
+            print(json.dumps({"address": address, "model": talker.name, "device": str(talker.device)}), flush=True)
+        elif not args.quiet:
+            print(f"{talker.name} on {talker.device} is ready at {address} (Ctrl-C stops it)", flush=True)
+
+    key = args.api_key or os.environ.get("IMTALKER_API_KEY")
+    serve(service, args.host, args.port, key, tuple(args.allow_origin), told)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -48,6 +48,7 @@ def count_to(most: int) -> Callable[[str], int]:
 
 
 INDEX = _typed("a whole number from 0", int, lambda n: n >= 0)
+PORT = _typed("a port from 0 to 65535", int, lambda n: 0 <= n <= 65535)
 SEED = _typed("a whole number from 0 to 2**63 - 1", int, lambda n: 0 <= n < 2**63)
 NUMBER = _typed("a finite number", float, math.isfinite)
 GUIDANCE = _typed("a number from 0 to 20", float, lambda x: 0 <= x <= 20)

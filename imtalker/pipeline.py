@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from itertools import islice
 
@@ -187,7 +187,7 @@ class IMTalker:
 
         def motion() -> Iterator[Tensor]:
             first = None
-            for portion in self._driving_motion(video, where):
+            for portion in self.driving_motion(video, where):
                 if relative:
                     first = portion[:1] if first is None else first
                     portion = source.features.motion.float() + portion - first
@@ -245,8 +245,8 @@ class IMTalker:
         with torch.inference_mode(), self._autocast():
             return self.audio_encoder(torch.from_numpy(load_audio(audio)).to(self.device))
 
-    def _driving_motion(self, video: VideoReader | FrameSequence, crop: Crop) -> Iterator[Tensor]:
-        """Motion latents (n, 32) float32 of the cropped frames of a video."""
+    def driving_motion(self, video: Iterable[np.ndarray], crop: Crop) -> Iterator[Tensor]:
+        """Motion latents (n, 32) float32 of the cropped frames, uint8 (H, W, 3) RGB, of a video."""
         size = self.renderer.config.size
         frames = (crop.apply(frame, size) for frame in video)
         while batch := list(islice(frames, self._batch)):
@@ -259,11 +259,21 @@ class IMTalker:
     def render(self, source: Source, motion: Iterable[Tensor]) -> Iterator[np.ndarray]:
         """Frames, uint8 (S, S, 3) RGB, one for each row of the portions of motion latents (n, 32)."""
         for portion in motion:
-            for latents in portion.to(self.device).split(self._batch):
+            own = len(source.features.motion) > 1  # one row of features for each of the portion's
+            for latents in [portion.to(self.device)] if own else portion.to(self.device).split(self._batch):
                 with torch.inference_mode():
                     frames = self._frames(source, latents)
                     pixels = frames.float().mul(255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
                 yield from pixels.contiguous().cpu().numpy()
+
+    def render_together(self, faces: Sequence[tuple[Source, Tensor]]) -> list[list[np.ndarray]]:
+        """Frames, uint8 (S, S, 3) RGB, of several sources, drawn at once: for each of them its latents (n, 32)."""
+        if len({id(source) for source, _ in faces}) == 1:
+            source = faces[0][0]
+        else:
+            source = join_sources([source for source, motion in faces for _ in motion])
+        frames = self.render(source, [torch.cat([motion for _, motion in faces])])
+        return [list(islice(frames, len(motion))) for _, motion in faces]
 
     def _frames(self, source: Source, latents: Tensor) -> Tensor:
         """(n, 3, S, S) in [0, 1]. Synthesis adds up many layers: bfloat16's seven bits are too few for it."""
@@ -343,6 +353,22 @@ class Clip:
             yield portion
         motion = torch.cat(made).numpy()
         self._frames, self._motion = len(motion), motion
+
+
+def join_sources(sources: Sequence[Source]) -> Source:
+    """Several sources as one whose features have a row for each, to render one frame of each at once."""
+    return Source(_join([source.features for source in sources]), sources[0].crop, sources[0].picture)
+
+
+def _join(parts: list):
+    """Tensors joined in their first dimension, through dataclasses and lists."""
+    first = parts[0]
+    if isinstance(first, Tensor):
+        return torch.cat(parts)
+    if isinstance(first, (list, tuple)):
+        return type(first)(_join(list(each)) for each in zip(*parts))
+    names = [field.name for field in fields(first)]
+    return replace(first, **{name: _join([getattr(part, name) for part in parts]) for name in names})
 
 
 def retimed_count(frames: int, fps: Fraction) -> int:

@@ -84,16 +84,23 @@ class MotionStream:
         while self._sound.ready >= self._size + self.look_ahead:
             yield self._make(self._size, self.look_ahead)
 
-    def rest(self) -> Iterator[Tensor]:
+    def rest(self, size: int | None = None) -> Iterator[Tensor]:
         """Motion of all that was pushed, as if silence followed. A begun frame is completed with silence.
 
-        The next window is the plan's first again: after a pause an answer should come soon.
+        size: frames of each window, instead of the plan's. The next window is the plan's first again: after a pause an
+        answer should come soon.
         """
-        yield from self.due()
+        if size is None:
+            yield from self.due()
         self._sound.fill()
         while self._sound.waiting:
-            frames = min(self._size, self._sound.waiting)
+            frames = min(size or self._size, self._sound.waiting)
             yield self._make(frames, min(self.look_ahead, self._sound.waiting - frames))
+        self._begin_plan()
+
+    def pace(self, windows: Sequence[int]) -> None:
+        """Another plan, from the next window on."""
+        self.windows = windows
         self._begin_plan()
 
     def rewind(self, frame: int) -> None:

@@ -68,7 +68,7 @@ def test_help_version_and_no_arguments(capsys):
     assert main(["--help"]) == 0 and "animate" in capsys.readouterr().out
     assert main([]) == 0 and "reenact" in capsys.readouterr().out
     assert main(["--version"]) == 0 and imtalker.__version__ in capsys.readouterr().out
-    for command in ("animate", "reenact", "models", "synth", "train"):
+    for command in ("animate", "reenact", "serve", "models", "synth", "train"):
         assert main([command, "--help"]) == 0 and capsys.readouterr().out.startswith("usage: imtalker")
 
 

@@ -101,6 +101,8 @@ def test_other_commands(desk, arguments, capsys, monkeypatch):
         instead("imtalker.synth.speech", "write_corpus", "corpus")
     elif arguments[0] == "evaluate":
         instead("imtalker.evaluate.protocols", "evaluate", [])
+    elif arguments[0] == "serve":
+        instead("imtalker.live.server", "serve")
     elif arguments[0] == "benchmark":
         instead("imtalker.bench.benchmark", "benchmark")
         instead("imtalker.bench.report", "write")
@@ -118,7 +120,8 @@ def test_python_of_the_pages(desk, code):
     assert Path("talk.mp4").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
+# Those that talk to a server are tested with one, in test_live_examples.py
+@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("[!l]*.py")), ids=lambda path: path.name)
 def test_examples(desk, example, monkeypatch):
     monkeypatch.setattr(sys, "argv", [example.name])
     with contextlib.redirect_stdout(None):

@@ -57,8 +57,8 @@ class Session:
         self._talker, self._source = talker, source
         self._steering = Steering(talker.device)
         self._stream = talker.motion_stream(source, controls=self._steering, look_ahead=look_ahead, **sampling)
-        ahead = look_ahead + talker.audio_encoder.wait_frames
-        self.delay, self.steady_delay = (windows[0] + ahead) / FPS, (max(windows) + ahead) / FPS
+        self._ahead = look_ahead + talker.audio_encoder.wait_frames
+        self._set_delays(windows)
         self.frames = 0
         self._motion: deque[Tensor] = deque()  # made, to be drawn
         self._drawing: Iterator[np.ndarray] = iter(())
@@ -84,7 +84,9 @@ class Session:
             raise InputError(f"idle for {frames} frames: at least 1 expected")
         self._motion.extend(self._stream.rest())
         self._stream.push(torch.zeros(frames * SAMPLES_PER_FRAME, device=self._talker.device))
-        return self.flush()
+        longest = self._talker.generator.config.window  # nothing is waited for, so no reason to make it in small pieces
+        self._motion.extend(self._stream.rest(longest))
+        return self._draw()
 
     def flush(self) -> Iterator[np.ndarray]:
         """Frames of all that was pushed, without waiting for more. The session can go on afterwards: the next sound
@@ -114,9 +116,23 @@ class Session:
         """
         self._steering.set(self._stream.frames, pose=pose, gaze=gaze, cam=cam, strength=strength)
 
+    def pace(self, windows: Sequence[int]) -> None:
+        """Other windows from the next one on, see `IMTalker.session`: longer ones when there is little time, shorter
+        ones when there is more. The delays change with them."""
+        self._stream.pace(windows)
+        self._set_delays(windows)
+
+    def _set_delays(self, windows: Sequence[int]) -> None:
+        self.delay, self.steady_delay = (windows[0] + self._ahead) / FPS, (max(windows) + self._ahead) / FPS
+
     def next_motion(self) -> Tensor | None:
         """Motion latents (n, 32) of the next frames that are due, None if none are: for those who draw the faces of
-        several sessions together, see `IMTalker.render`, instead of iterating over frames."""
+        several sessions together, see `IMTalker.render`, instead of iterating over frames. They count as handed out."""
+        motion = self._take_motion()
+        self.frames = self._drawn
+        return motion
+
+    def _take_motion(self) -> Tensor | None:
         motion = self._motion.popleft() if self._motion else next(self._stream.due(), None)
         if motion is None:
             return None
@@ -135,7 +151,7 @@ class Session:
             for frame in self._drawing:
                 self.frames += 1
                 yield frame
-            motion = self.next_motion()
+            motion = self._take_motion()
             if motion is None:
                 return
             self._drawing = self._talker.render(self._source, [motion])

@@ -1,0 +1,23 @@
+"""What one server accepts. Every bound is here; what is beyond is refused in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of a server; all are checked before memory or disk is spent on what is beyond them."""
+
+    sessions: int = 4  # faces that talk at once
+    upload_bytes: int = 100 * 2**20  # of one request
+    pixels: int = 25_000_000  # of a picture, and of a driving video's frame
+    seconds: float = 600.0  # of sound or video in one job
+    speech_seconds: float = 120.0  # of sound that waits to be spoken in one session
+    text_characters: int = 2000  # of one text to speak
+    sources: int = 64  # pictures kept encoded; the one unused for longest is forgotten
+    jobs: int = 16  # waiting, running and finished ones together
+    keep_seconds: float = 900.0  # how long a finished job, or a source that nobody uses, is kept
+    hello_seconds: float = 10.0  # until a connected client has said what it wants
+    stuck_seconds: float = 10.0  # a viewer that takes nothing for so long is gone
+    silent_seconds: float = 1800.0  # a session that is asked for nothing for so long is closed

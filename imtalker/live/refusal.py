@@ -1,0 +1,26 @@
+"""Saying no to a client: in words, with the status that its kind of client understands."""
+
+from __future__ import annotations
+
+
+class Refusal(Exception):
+    """The request cannot be served; the message says why and what to do.
+
+    status: of HTTP. reason: one word for the metrics. retry_after: seconds after which trying again makes sense.
+    """
+
+    def __init__(self, status: int, reason: str, message: str, retry_after: int | None = None):
+        super().__init__(message)
+        self.status, self.reason, self.retry_after = status, reason, retry_after
+
+
+def too_large(limit: int) -> Refusal:
+    return Refusal(413, "too_large", f"the request is larger than the limit of {limit / 2**20:g} MB: send less")
+
+
+def busy(message: str) -> Refusal:
+    return Refusal(503, "busy", f"{message}: try again later", retry_after=10)
+
+
+def missing(what: str) -> Refusal:
+    return Refusal(404, "missing", f"{what} is not there (any more): check it, or make it again")

@@ -1,0 +1,346 @@
+"""The parts of the server that need no server: turns, shares, queues, clocks, speech, and the real model's session."""
+
+import asyncio
+import shutil
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from live_fake import FakeSession, FakeTalker, Running, number_of, wait_until
+
+from imtalker import InputError
+from imtalker.live.outbox import Closed, Event, Moment, Outbox
+from imtalker.live.pace import Pace
+from imtalker.live.protocol import HEADER, Hello, Kind, pack, pcm
+from imtalker.live.pump import LEAD, Pump
+from imtalker.live.scheduler import Once, Scheduler
+from imtalker.live.speech import Utterance, espeak, load_speaker
+
+
+class Work:
+    """`steps` steps, whose results are needed at `needed`."""
+
+    def __init__(self, name, needed, done, steps=1, error=None):
+        self.name, self.needed, self.done, self.steps, self.error = name, needed, done, steps, error
+
+    def wants(self, now):
+        return 0.0, self.needed
+
+    def step(self, now):
+        self.done.append(self.name)
+        if self.error:
+            raise self.error
+        self.steps -= 1
+        return self.steps > 0
+
+    def fail(self, error):
+        self.done.append(str(error))
+
+
+@pytest.fixture
+def scheduler():
+    scheduler = Scheduler()
+    yield scheduler
+    scheduler.stop()
+
+
+def test_who_needs_it_soonest_comes_first(scheduler):
+    done = []
+    for name, needed in (("late", 3.0), ("soon", 1.0), ("then", 2.0)):
+        scheduler.add(Work(name, needed, done))
+    scheduler.start()
+    wait_until(lambda: not len(scheduler))
+    assert done == ["soon", "then", "late"]
+
+
+def test_a_work_that_fails_does_not_stop_the_others(scheduler):
+    done = []
+    scheduler.start()
+    scheduler.add(Work("bad", 0, done, steps=9, error=ValueError("broken")))
+    wait_until(lambda: "broken" in done)
+    scheduler.add(Work("good", 1, done, steps=2))
+    wait_until(lambda: not len(scheduler))
+    assert done == ["bad", "broken", "good", "good"]
+
+
+def test_waiting_takes_no_time_and_waking_is_immediate(scheduler):
+    class Sleeper(Work):
+        ready = False
+
+        def wants(self, now):
+            return (now, now) if self.ready else None
+
+    done = []
+    work = Sleeper("woken", 0, done)
+    scheduler.start()
+    scheduler.add(work)
+    begun = time.thread_time()
+    time.sleep(0.2)
+    assert not done and time.thread_time() - begun < 0.1
+    work.ready = True
+    scheduler.wake()
+    wait_until(lambda: done == ["woken"], 1)
+
+
+def test_once(scheduler):
+    results = []
+    scheduler.start()
+    scheduler.add(Once(lambda: threading.current_thread().name, results.append, results.append))
+    scheduler.add(Once(lambda: 1 / 0, results.append, results.append))
+    wait_until(lambda: len(results) == 2)
+    assert results[0] == "model" and isinstance(results[1], ZeroDivisionError)
+
+
+def test_the_share_of_frames_follows_the_time_there_is():
+    pace = Pace()
+    assert pace.share == 1 and pace.fits(1, 5)
+    pace.faces = 1
+    for _ in range(200):
+        pace.moved(5, 0.02)  # 4 ms a frame
+        pace.drew(2, 0.04)  # 20 ms a frame
+    assert pace.share == 1  # 24 of 34 ms
+    pace.faces = 2
+    assert pace.share == pytest.approx((0.017 - 0.004) / 0.02, rel=0.05)
+    pace.faces = 20
+    assert pace.share == 0.1
+    assert pace.fits(4, 5) and not pace.fits(5, 5)  # 200 ms of drawing and motion a second for each
+
+
+def test_windows_are_as_short_as_can_be_afforded():
+    pace = Pace()
+    assert pace.window(1) == 5
+    pace.window_seconds = 0.05
+    assert [pace.window(faces) for faces in range(1, 7)] == [5, 10, 15, 15, 25, 25]
+    pace.window_seconds = 0.06  # affordable, but hardly: whoever has a longer one keeps it
+    assert pace.window(1) == 5 and pace.window(1, 10) == 10
+    pace.window_seconds = 0.05
+    assert pace.window(1, 10) == 5
+
+
+def test_windows_get_longer_when_there_is_no_time_for_short_ones(pump):
+    pump._window, pump._pace.faces, pump._pace.window_seconds = 5, 1, 0.2
+    pump.say(np.zeros(32_000, np.float32))
+    play(pump, 0.3)
+    assert pump._session.paced[0] == (15,)
+
+
+def moment(frame):
+    return Moment(frame, None, np.zeros(640, np.float32), 0.0)
+
+
+def test_an_outbox_keeps_the_newest_and_all_that_is_to_be_told():
+    async def use():
+        outbox = Outbox(asyncio.get_running_loop(), most=3)
+        outbox.put(Event("said", {}))
+        for frame in range(5):
+            outbox.put(moment(frame))
+        outbox.take_back(4)
+        outbox.close("enough")
+        outbox.put(moment(9))
+        taken = [await outbox.take() for _ in range(3)]
+        with pytest.raises(Closed, match="enough"):
+            await outbox.take()
+        return taken, outbox.dropped
+
+    taken, dropped = asyncio.run(use())
+    assert isinstance(taken[0], Event) and [item.frame for item in taken[1:]] == [2, 3] and dropped == 2
+
+
+class Collected:
+    """An outbox that only collects."""
+
+    def __init__(self):
+        self.moments, self.events = [], []
+
+    def put(self, item):
+        (self.events if isinstance(item, Event) else self.moments).append(item)
+
+    def take_back(self, frame):
+        self.moments = [item for item in self.moments if item.frame < frame]
+
+    def close(self, reason):
+        self.events.append(reason)
+
+
+@pytest.fixture
+def pump():
+    return Pump(None, FakeSession(windows=(5,)), Collected(), Pace(), lambda: None)
+
+
+def play(pump, seconds):
+    """Do what the scheduler would, for so long."""
+    end = time.monotonic() + seconds
+    while (now := time.monotonic()) < end:
+        wanted = pump.wants(now)
+        if wanted[0] <= now:
+            rows = pump.prepare(now)
+            if rows is not None:
+                pump.show([None] * len(rows))
+        else:
+            time.sleep(0.002)
+
+
+def test_moments_come_one_after_the_other_a_25th_of_a_second_apart_and_not_too_early(pump):
+    pump.say(np.full(16_000, 0.5, np.float32))
+    pump.end()
+    begun = time.monotonic()
+    play(pump, 1.5)
+    moments = pump.outbox.moments
+    assert [item.frame for item in moments] == list(range(len(moments)))
+    assert np.allclose(np.diff([item.due for item in moments]), 0.04)
+    assert 1.5 + LEAD - 0.1 < len(moments) / 25 + (moments[0].due - begun) < 1.5 + LEAD + 0.2
+    assert [item.sound.max() > 0 for item in moments[:30]] == [True] * 25 + [False] * 5
+
+
+def test_speech_does_not_wait_for_the_idle_second_to_pass(pump):
+    play(pump, 0.3)
+    before = pump.outbox.moments[-1].frame
+    pump.say(np.full(8_000, 0.5, np.float32))
+    pump.end()
+    play(pump, 0.6)
+    first = next(item.frame for item in pump.outbox.moments if item.sound.max() > 0)
+    assert first == before + 1  # right after what had been drawn already
+    assert pump.stalls == 0
+
+
+def test_faces_are_drawn_together_where_that_pays(monkeypatch):
+    monkeypatch.setattr(FakeTalker, "device", "cuda:0")
+    with Running(sessions=4) as server, server.live() as one, server.live() as two:
+        for viewer in (one, two):
+            viewer.take_until(lambda viewer=viewer: len(viewer.pictures) > 25)
+            assert [number_of(viewer.pictures[frame]) for frame in viewer.pictures] == list(viewer.pictures)
+        assert 2 in server.talker.together
+
+
+def test_a_face_that_fails_leaves_the_others_alone():
+    with Running(sessions=4) as server, server.live() as one, server.live() as two:
+        broken = server.talker.sessions[-1]
+        broken.next_motion = lambda: 1 / 0
+        two.take_until(lambda: two.events and two.events[-1]["type"] == "closing")
+        assert "ZeroDivisionError" in two.events[-1]["error"]
+        one.take_until(lambda: len(one.pictures) > 25)
+
+
+def test_drawing_together_is_drawing_alone(tiny_model):
+    from imtalker import IMTalker
+
+    talker = IMTalker.from_pretrained(tiny_model, device="cpu")
+    rng = np.random.default_rng(0)
+    sources = [talker.encode_source(rng.integers(0, 256, (64, 64, 3), np.uint8), crop=False) for _ in range(2)]
+    portions = [source.features.motion + 0.1 * torch.randn(n, 32) for n, source in enumerate(sources, 2)]
+    together = talker.render_together(list(zip(sources, portions)))
+    for source, portion, frames in zip(sources, portions, together):
+        alone = list(talker.render(source, [portion]))
+        assert len(frames) == len(portion)
+        assert np.abs(np.stack(frames).astype(int) - np.stack(alone)).max() <= 1
+    same = talker.render_together([(sources[0], portions[0]), (sources[0], portions[0])])
+    assert np.abs(np.stack(same[0]).astype(int) - np.stack(same[1])).max() <= 1
+
+
+def test_a_session_changes_its_windows_while_it_runs(tiny_model):
+    from imtalker import IMTalker
+
+    talker = IMTalker.from_pretrained(tiny_model, device="cpu")
+    source = talker.encode_source(np.zeros((64, 64, 3), np.uint8), crop=False)
+    session = talker.session(source, windows=(5,))
+    before = session.steady_delay
+    session.push(np.zeros(32_000, np.float32))
+    lengths = [len(session.next_motion())]
+    session.pace((15,))
+    lengths += [len(session.next_motion()), len(session.next_motion())]
+    assert lengths == [5, 15, 15] and session.steady_delay == pytest.approx(before + 0.4)
+
+
+def test_a_microphone_that_comes_too_late_is_dropped(pump):
+    pump.hear(np.zeros(16_000, np.float32))
+    pump.hear(np.zeros(16_000, np.float32))
+    for _ in range(20):
+        pump.hear(np.zeros(1_600, np.float32))
+    assert pump.unheard > 0 and pump._waiting < 3 * 16_000
+
+
+def test_an_interruption_that_tells_nonsense_is_kept_in_bounds(pump):
+    play(pump, 0.2)
+    pump.interrupt(10_000)
+    play(pump, 0.1)
+    assert pump.outbox.events[-1].kind == "interrupted" and pump.outbox.events[-1].details["frame"] <= 30
+
+
+# ------------------------------------------------------------------------------------------------------------ protocol
+
+
+def test_header_and_samples():
+    message = pack(Kind.SOUND, 3, pcm(np.float32([-2, 0, 0.5])))
+    assert HEADER.size == 16 and message[:16] == bytes([3, 0, 0, 0, 3, 0, 0, 0, 128, 7, 0, 0, 0, 0, 0, 0])
+    assert np.frombuffer(message[16:], "<i2").tolist() == [-32767, 0, 16383]
+
+
+def test_hello_takes_what_it_says_and_no_more():
+    assert Hello.read({"type": "hello"}) == Hello()
+    assert Hello.read({"guidance": 1, "nfe": None, "latency": "low"}).guidance == 1
+    for wrong in ({"nfe": 0}, {"sound": 1}, {"quality": 101}, {"source": None}, {"latency": "none"}, {"rate": 1.5}):
+        with pytest.raises(InputError, match=next(iter(wrong))):
+            Hello.read(wrong)
+
+
+# -------------------------------------------------------------------------------------------------------------- speech
+
+
+@pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="no espeak-ng here")
+def test_espeak():
+    sound = np.concatenate(list(espeak("--help; $(reboot) Hello there.")))  # text is text, whatever it says
+    assert sound.dtype == np.float32 and 8_000 < len(sound) < 160_000 and 0.05 < np.abs(sound).max() <= 1
+
+
+def test_no_espeak(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(InputError, match="--speaker"):
+        next(espeak("Hello"))
+
+
+def test_other_speakers():
+    assert load_speaker("live_fake:FakeTalker") is FakeTalker
+    with pytest.raises(InputError, match="nothing:here"):
+        load_speaker("nothing:here")
+
+
+def test_an_utterance_that_is_stopped_says_nothing_more(pump):
+    def endless():
+        while True:
+            yield np.zeros(640, np.float32)
+            time.sleep(0.001)
+
+    utterance = Utterance(pump, endless())
+    wait_until(lambda: pump._waiting > 6_400)
+    utterance.stop()
+    waiting = pump._waiting
+    time.sleep(0.1)
+    assert pump._waiting == waiting
+
+
+# ------------------------------------------------------------------------------------------------------ the real model
+
+
+@pytest.mark.slow
+def test_mini_speaks_over_a_websocket():
+    """The bundled sentence: its own sound comes back with a face whose mouth it opens."""
+    from imtalker import IMTalker
+    from imtalker.face import no_crop, read_controls
+    from imtalker.live.load import SPEECH
+    from imtalker.media import load_audio
+
+    speech = load_audio(SPEECH)[: 2 * 16_000]
+    with Running(IMTalker.from_pretrained("mini")) as server, server.live(quality=95) as viewer:
+        viewer.say(speech)
+        viewer.send(type="flush")
+        said = viewer.event("said", 60)["frame"]
+        viewer.take_until(lambda: said + 40 in viewer.sounds, 60)
+    heard = np.concatenate([viewer.sounds[k] for k in range(said - 50, said)])
+    assert np.abs(heard - speech).max() < 1e-3
+    talking = [viewer.pictures[k] for k in range(said - 50, said) if k in viewer.pictures]
+    assert len(talking) >= 5 and talking[0].shape == (256, 256, 3)
+    silent = [picture for k, picture in viewer.pictures.items() if k < said - 50 or k > said + 10]
+    opening = lambda pictures: read_controls(pictures, no_crop(256, 256)).mouth
+    assert opening(talking).max() > 2 * opening(silent).max() > 0
