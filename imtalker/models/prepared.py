@@ -266,7 +266,7 @@ class PreparedWindowAttention(PreparedAttention):
     def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
         """(B, windows, h, 64, d) with the bias of every or of all windows."""
         if len(bias) > 1:
-            bias = bias.repeat(len(q), 1, 1, 1)
+            bias = bias.repeat(q.shape[0], 1, 1, 1)
         shape, (q, k, v) = q.shape, (x.flatten(0, 1) for x in (q, k, v))
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype)).view(shape)
 
