@@ -24,7 +24,6 @@ from torch import Tensor, nn
 
 from .errors import InputError
 from .models.generator import CONDITIONS
-from .models.prepared import prepare
 from .models.renderer import SourceFeatures
 from .models.transfer import TransferSource
 from .weights import Model, load_model
@@ -62,7 +61,7 @@ class Graph:
 def graphs(model: Model) -> list[Graph]:
     """The graphs of a model, float32 on the CPU, with example inputs of two pictures, frames or windows."""
     config, rng = model.config, torch.Generator().manual_seed(0)
-    renderer, generator = prepare(model.renderer.eval()), model.generator.eval()
+    renderer, generator = model.renderer, model.generator
     size, motion_dim = config.size, config.renderer.motion_dim
     pictures = torch.rand(2, 3, size // 16, size // 16, generator=rng)  # smooth, as pictures are
     pictures = torch.nn.functional.interpolate(pictures, size=(size, size), mode="bilinear")
