@@ -23,9 +23,9 @@ MOST = {
     ("mini", "encode_motion"): Cost(0.254, 20.7, 138),
     ("mini", "render"): Cost(2.25, 193, 275),
     ("mini", "window"): Cost(4.31, 371, 1270),
-    ("base", "encode_source"): Cost(217, 3380, 416),
-    ("base", "encode_motion"): Cost(157, 2170, 60),
-    ("base", "render"): Cost(118, 7350, 1450),
+    ("base", "encode_source"): Cost(163, 6600, 985),
+    ("base", "encode_motion"): Cost(119, 4460, 375),
+    ("base", "render"): Cost(92, 8980, 1845),
     ("base", "window"): Cost(93.5, 3180, 2160),
 }
 
