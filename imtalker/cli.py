@@ -46,7 +46,7 @@ EXTRA_OF = {
     "huggingface_hub": "base",
 }
 
-TRAININGS = ("reader", "renderer", "audio", "generator", "bundle")
+TRAININGS = ("reader", "renderer", "audio", "generator", "bundle", "recogniser")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -199,16 +199,37 @@ def _parser() -> OptionParser:
     command = listed.add_parser(
         "evaluate",
         help="measure a model on people that nothing trained on",
-        description="Render people whom no network has met, let the model copy and speak, and measure the results "
-        "against the exact truth, beside a ceiling (the true frames) and a floor (the source standing still).",
+        description="Render people whom no network has met, let the model copy, speak and follow controls, and measure "
+        "the results against the exact truth, beside a ceiling (the true frames) and a floor (the source standing "
+        "still).",
     )
     command.add_argument("--pack", type=Path, required=True, metavar="DIR", help="the pack of head meshes and skins")
-    command.add_argument("--people", type=options.count_to(10**4), default=6, metavar="N", help="(default: 6)")
+    command.add_argument("--people", type=options.count_to(10**4), default=8, metavar="N", help="(default: 8)")
     command.add_argument("--seconds", type=options.SECONDS, default=4.0, metavar="N", help="of each (default: 4)")
     command.add_argument(
         "--corpus", type=Path, metavar="FILE", help="what they say, test.npz of synth --speech (default: spoken now)"
     )
     command.add_argument("--reader", type=Path, metavar="FILE", help="the face reader that measures (default: ours)")
+    command.add_argument(
+        "--compare",
+        nargs="*",
+        metavar="MODEL",
+        help="other models to measure beside it (default: base, if it has been fetched; with no names: none)",
+    )
+    command.add_argument(
+        "--others",
+        type=options.count_to(10**4),
+        default=92,
+        metavar="N",
+        help="people whom the source may be mistaken for (default: 92)",
+    )
+    command.add_argument(
+        "--weights",
+        type=Path,
+        metavar="DIR",
+        help="networks of the field's metrics: lpips.pt, inception-2015-12-05.pt, i3d_torchscript.pt, arcface.pt, "
+        "syncnet.pt, any of them (see docs/training.md)",
+    )
     command.add_argument("--report", type=Path, metavar="FILE.html", help="also write a page with pictures and curves")
     _add_model(command)
     _add_sampling(command)
