@@ -46,7 +46,7 @@ EXTRA_OF = {
     "huggingface_hub": "base",
 }
 
-TRAININGS = ("reader", "renderer", "audio", "generator", "bundle", "recogniser")
+TRAININGS = ("reader", "renderer", "audio", "generator", "bundle", "observer", "recogniser")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -209,7 +209,13 @@ def _parser() -> OptionParser:
     command.add_argument(
         "--corpus", type=Path, metavar="FILE", help="what they say, test.npz of synth --speech (default: spoken now)"
     )
-    command.add_argument("--reader", type=Path, metavar="FILE", help="the face reader that measures (default: ours)")
+    command.add_argument("--reader", type=Path, metavar="FILE", help="what finds landmarks (default: our face reader)")
+    command.add_argument(
+        "--observer",
+        type=Path,
+        metavar="FILE",
+        help="what sees pose, gaze, lids and mouth, of train observer (default: ours)",
+    )
     command.add_argument(
         "--compare",
         nargs="*",

@@ -205,6 +205,7 @@ def _text(path) -> str | None:
 def evaluate(args):
     from .evaluate.field import Networks
     from .evaluate.identity import Recogniser
+    from .evaluate.observer import load_observer
     from .evaluate.protocols import MODEL, Judges, count_results, evaluate
     from .evaluate.report import Report
     from .face import Reader, default_reader
@@ -221,7 +222,8 @@ def evaluate(args):
     if args.compare is None:  # the published model, if it is here
         args.compare = [entry.name for entry in available_models() if entry.name == "base" and entry.folder]
     networks = Networks(args.weights)
-    judges = Judges(Reader(load_reader(args.reader)) if args.reader else default_reader(), Recogniser.load(), networks)
+    reader = Reader(load_reader(args.reader)) if args.reader else default_reader()
+    judges = Judges(reader, load_observer(args.observer), Recogniser.load(), networks)
     talkers = {MODEL: _talker(args)}
     for name in args.compare:
         talkers[name] = IMTalker.from_pretrained(name, device=args.device, precision=args.precision)

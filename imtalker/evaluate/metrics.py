@@ -1,5 +1,5 @@
-"""Numbers of one made clip against the truth. What a face does is read off pictures by the face reader; how well that
-can be read at all is seen when the true pictures are measured the same way.
+"""Numbers of one made clip against the truth. What a face does is read off pictures by the observer; how well that can
+be read at all is seen when the true pictures are measured the same way.
 
 Shapes: T frames, (T, S, S, 3) uint8 RGB.
 """
@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-from ..face import Reader, Reading, no_crop
-from ..face.reader import look_closer, turn_between
+from ..face import Reading
+from ..face.reader import turn_between
 from ..synth.motion import BLINK
 from ..synth.visemes import VISEMES
 from .identity import similarity
@@ -18,11 +18,6 @@ from .mouth import SHUT, blinks_per_minute, correlation_and_lag, jitter
 from .performance import Performance
 
 STILL = slice(17, 68)  # landmarks that are not the outline, which no point of the skin follows
-
-
-def read_faces(frames: np.ndarray, reader: Reader) -> Reading:
-    """What the reader sees in frames (T, S, S, 3); landmarks in fractions of the frame."""
-    return look_closer(frames, no_crop(*frames.shape[1:3]), reader)
 
 
 def pictures(made: np.ndarray, true: np.ndarray) -> dict[str, float]:

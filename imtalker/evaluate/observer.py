@@ -46,7 +46,7 @@ class Observer(nn.Module):
 
 
 def cut_patches(frame: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
-    """(3 * 24 * 36,) float32 brightness of eyes and mouth in a frame (S, S, 3), each of zero mean and unit deviation."""
+    """(3 * 24 * 36,) float32: eyes and mouth in a frame (S, S, 3), grey, each of zero mean and unit deviation."""
     found = []
     for a, b, width in PATCHES:
         (ax, ay), (bx, by) = landmarks[a] * len(frame), landmarks[b] * len(frame)

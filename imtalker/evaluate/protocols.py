@@ -17,12 +17,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..face import Reader
+from ..face import Reader, Reading
 from ..media import SAMPLE_RATE
 from ..pipeline import IMTalker
 from .field import Networks, frechet
 from .identity import Recogniser, aligned_faces
-from .metrics import behaviour, copied_motion, gaze_error, mouth_motion, pictures, pose_error, read_faces
+from .metrics import behaviour, copied_motion, gaze_error, mouth_motion, pictures, pose_error
+from .observer import Observer, observe
 from .performance import (
     Performance,
     asked_gaze,
@@ -55,8 +56,17 @@ class Judges:
     """What measures."""
 
     reader: Reader
+    observer: Observer
     recogniser: Recogniser
     networks: Networks
+
+    def see(self, frames: np.ndarray) -> Reading:
+        """What faces in frames (T, S, S, 3) do."""
+        return observe(frames, self.reader, self.observer)
+
+    def recognise(self, frames: np.ndarray, read: Reading) -> np.ndarray:
+        """(T, 64) unit vectors that tell people apart."""
+        return self.recogniser(aligned_faces(frames, read.landmarks))
 
 
 @dataclass
@@ -88,7 +98,7 @@ def evaluate(talkers: dict[str, IMTalker], pack: Path, judges: Judges, people: i
         speech = said[person % people]
         motion = motions[person] if person < people else spoken_motion(speech, person)
         still = perform(pack, person, motion[:1], speech, size).frames
-        known.append(codes(still, read_faces(still, judges.reader).landmarks, judges))
+        known.append(judges.recognise(still, judges.see(still)))
     known = np.concatenate(known)
     for task in tasks(pack, said, motions, size):
         made, pace = {}, {}
@@ -140,10 +150,6 @@ def make(talker: IMTalker, task: Task, **sampling) -> np.ndarray:
     return np.stack([x if x.shape[:2] == size else cv2.resize(x, size, interpolation=cv2.INTER_AREA) for x in clip])
 
 
-def codes(frames: np.ndarray, landmarks: np.ndarray, judges: Judges) -> np.ndarray:
-    return judges.recogniser(aligned_faces(frames, landmarks))
-
-
 def compare(task: Task, made: dict[str, np.ndarray], pace: dict[str, float], judges: Judges, known: np.ndarray,
             keep: int) -> Result:
     """Measure made frames, by row, beside the true ones and beside the source standing still. pace: frames a second;
@@ -153,7 +159,7 @@ def compare(task: Task, made: dict[str, np.ndarray], pace: dict[str, float], jud
     length = min(map(len, clips.values()))
     shown = np.linspace(0, length - 1, min(keep, length)).round().astype(int)
     for row, frames in clips.items():
-        read = read_faces(frames[:length], judges.reader)
+        read = judges.see(frames[:length])
         result.metrics[row] = measure(task, frames[:length], read, judges, known)
         result.metrics[row]["fps"] = pace.get(row, float("nan"))
         result.frames[row], result.mouths[row] = frames[shown], read.mouth
@@ -165,9 +171,9 @@ def compare(task: Task, made: dict[str, np.ndarray], pace: dict[str, float], jud
     return result
 
 
-def measure(task: Task, frames: np.ndarray, read, judges: Judges, known: np.ndarray) -> dict[str, float]:
-    """The metrics of one clip (T, S, S, 3), of which `read` is what the reader says. identity_kept: share of frames to
-    which, of all sources, the person's own is nearest."""
+def measure(task: Task, frames: np.ndarray, read: Reading, judges: Judges, known: np.ndarray) -> dict[str, float]:
+    """The metrics of one clip (T, S, S, 3), of which `read` is what is seen. identity_kept: share of frames to which,
+    of all sources, the person's own is nearest."""
     true, networks, measured = task.true, judges.networks, {}
     if task.driving is not None:
         measured = {**pictures(frames, true.frames), "lpips": networks.lpips(frames, true.frames[:len(frames)]),
@@ -178,8 +184,8 @@ def measure(task: Task, frames: np.ndarray, read, judges: Judges, known: np.ndar
         measured = gaze_error(read, true, read.blink)
     if task.protocol != "silence":
         measured |= mouth_motion(read, true)
-    nearest = (codes(frames, read.landmarks, judges) @ known.T).argmax(1)
-    marks = read_faces(task.still, judges.reader).landmarks
+    nearest = (judges.recognise(frames, read) @ known.T).argmax(1)
+    marks = judges.see(task.still).landmarks
     measured |= {**behaviour(read, true), "identity_kept": float((nearest == task.person).mean()),
                  "csim": networks.csim(frames, read.landmarks, task.still, marks)}
     if task.protocol == "audio_driven":

@@ -16,7 +16,7 @@ from ..options import SEED, OptionParser, count_to
 from .reader import save_reader
 from .reader_data import Heads
 
-COPIES = 3  # times every picture is used, each time blurred and with landmarks as unsure as they are when read
+COPIES = 4  # times every picture is used, each time blurred and with landmarks as unsure as they are when read
 BATCH = 256
 
 
@@ -53,8 +53,9 @@ def train(data: Path, out: Path, steps: int = 6000, seed: int = 0, say=print) ->
         error = (observer(patch + 0.1 * torch.randn_like(patch), marks[chosen]) - truth[chosen]) / SCALE
         looking = 1 - truth[chosen, 5:7].amax(1, keepdim=True)  # closed eyes look nowhere
         weight = torch.ones_like(error)
-        weight[:, 3:5] = 2 * looking
-        loss = (nn.functional.smooth_l1_loss(error, torch.zeros_like(error), beta=0.2, reduction="none") * weight).mean()
+        weight[:, 3:5], weight[:, 7] = 2 * looking, 2
+        nothing = torch.zeros_like(error)
+        loss = (nn.functional.smooth_l1_loss(error, nothing, beta=0.2, reduction="none") * weight).mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
