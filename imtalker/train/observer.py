@@ -59,7 +59,7 @@ def train(data: Path, out: Path, steps: int = 6000, seed: int = 0, say=print) ->
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        loss_sum += float(loss)
+        loss_sum += float(loss.detach())
         if (step + 1) % 1000 == 0:
             say(f"step {step + 1}/{steps}  loss {loss_sum / 1000:.4f}")
             loss_sum = 0.0
