@@ -67,9 +67,9 @@ def train(data: Path, out: Path, steps: int = 6000, seed: int = 0, say=print) ->
     return observer.eval().requires_grad_(False)
 
 
-def measure(observer: Observer, data: Path, most: int | None = None) -> dict[str, dict[str, float]]:
-    """Errors on the people in `data`, landmarks read and not known: the observer's, and beside them the reader's."""
-    heads, reader = Heads(data, most), default_reader()
+def measure(weights: Path, data: Path) -> None:
+    """Print errors on the people in `data`, landmarks read and not known: the observer's, and the face reader's own."""
+    observer, reader, heads = load_observer(weights), default_reader(), Heads(data)
     frames = np.stack([heads.picture(i) for i in range(len(heads))])
     truth = heads.truth
     looking = truth["blink"].max(1) < 0.4
@@ -81,9 +81,8 @@ def measure(observer: Observer, data: Path, most: int | None = None) -> dict[str
                 "blink_error": float(np.abs(read.blink - truth["blink"]).mean()),
                 "mouth_correlation": float(np.corrcoef(read.mouth, truth["mouth"])[0, 1])}
 
-    seen = observe(frames, reader, observer)
-    alone = reader([frame for frame in frames])
-    return {"observer": errors(seen), "reader": errors(alone)}
+    for name, read in (("observer", observe(frames, reader, observer)), ("reader", reader(frames))):
+        print(f"{name:10s}" + "  ".join(f"{key} {value:.3g}" for key, value in errors(read).items()))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -95,8 +94,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--measure", action="store_true", help="train nothing; print how well the weights in OUT read")
     given = vars(parser.parse_args(arguments))
     if given.pop("measure"):
-        for name, row in measure(load_observer(given["out"]), given["data"]).items():
-            print(f"{name:10s}" + "  ".join(f"{key} {value:.3g}" for key, value in row.items()))
+        measure(given["out"], given["data"])
     else:
         train(**given)
         print(given["out"])

@@ -36,17 +36,17 @@ def train(data: Path, out: Path, seed: int = 0) -> Recogniser:
     return recogniser
 
 
-def measure(recogniser: Recogniser, data: Path) -> dict[str, float]:
-    """How often, of all people in `data`, the one nearest to a picture is its own; each is known by one picture, the
-    one whose head is turned least."""
-    heads = Heads(data)
+def measure(weights: Path, data: Path) -> None:
+    """Print how often, of all people in `data`, the one nearest to a picture is its own; each is known by one picture,
+    the one whose head is turned least."""
+    recogniser, heads = Recogniser.load(weights), Heads(data)
     codes, identity = recogniser(faces_of(heads)), np.array(heads.identity)
     turned = np.linalg.norm(heads.truth["pose"], axis=1)
     people = range(identity[-1] + 1)
     known = np.array([min(np.flatnonzero(identity == person), key=turned.__getitem__) for person in people])
     asked = np.setdiff1d(np.arange(len(heads)), known)
     found = (codes[asked] @ codes[known].T).argmax(1)
-    return {"people": len(known), "pictures": len(asked), "recognised": float((found == identity[asked]).mean())}
+    print(f"{(found == identity[asked]).mean():.3f} of {len(asked)} pictures recognised among {len(known)} people")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -57,8 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--measure", action="store_true", help="train nothing; print how well the weights in OUT do")
     given = vars(parser.parse_args(arguments))
     if given.pop("measure"):
-        measured = measure(Recogniser.load(given["out"]), given["data"])
-        print("  ".join(f"{name} {value:.3g}" for name, value in measured.items()))
+        measure(given["out"], given["data"])
     else:
         train(**given)
         print(given["out"])
