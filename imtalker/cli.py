@@ -46,6 +46,14 @@ EXTRA_OF = {
     "huggingface_hub": "base",
 }
 
+PROTOCOLS = (  # of evaluation, which is not imported before it is wanted
+    "self_reenactment",
+    "cross_reenactment",
+    "audio_driven",
+    "pose_controlled",
+    "gaze_controlled",
+    "silence",
+)
 TRAININGS = ("reader", "renderer", "audio", "generator", "bundle", "observer", "recogniser")
 
 
@@ -215,6 +223,14 @@ def _parser() -> OptionParser:
         type=Path,
         metavar="FILE",
         help="what sees pose, gaze, lids and mouth, of train observer (default: ours)",
+    )
+    command.add_argument(
+        "--protocols",
+        nargs="+",
+        choices=PROTOCOLS,
+        default=PROTOCOLS,
+        metavar="NAME",
+        help=f"some of {', '.join(PROTOCOLS)} (default: all)",
     )
     command.add_argument(
         "--compare",

@@ -227,7 +227,7 @@ def evaluate(args):
     talkers = {MODEL: _talker(args)}
     for name in args.compare:
         talkers[name] = IMTalker.from_pretrained(name, device=args.device, precision=args.precision)
-    with _bar(count_results(args.people), "clips", args.quiet) as bar:
+    with _bar(count_results(args.people, args.protocols), "clips", args.quiet) as bar:
         results = list(
             evaluate(
                 talkers,
@@ -236,6 +236,7 @@ def evaluate(args):
                 args.people,
                 args.seconds,
                 corpus=args.corpus,
+                protocols=args.protocols,
                 others=args.others,
                 nfe=args.nfe,
                 guidance_scale=args.guidance,

@@ -109,6 +109,12 @@ def test_speech_is_joined_and_cut():
     assert cut.frames == 55 and cut.segments[-1] == (2.0, 2.2, "sil")
 
 
+def test_the_command_line_knows_the_protocols():
+    from imtalker import cli
+
+    assert cli.PROTOCOLS == PROTOCOLS
+
+
 def test_means_leave_out_what_is_unknown():
     assert middle("psnr", [20, 30, float("nan")]) == 25 and middle("mouth_lag_frames", [0, 1, 8]) == 1
     assert np.isnan(middle("psnr", [float("nan")]))
@@ -201,5 +207,7 @@ def test_the_command(tiny_model, corpus, tmp_path, capsys):
     assert told["floor"]["audio_driven"]["blinks_per_minute"] == 0
     assert main([*command, "--report", str(tmp_path / "nowhere" / "x.html")]) == 2
     assert "nowhere" in capsys.readouterr().err
+    assert main([*command, "--protocols", "silence", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out).keys() & set(PROTOCOLS) == {"silence"}
     assert main([*command, "--compare", "model"]) == 2
     assert "what the first row is called" in capsys.readouterr().err

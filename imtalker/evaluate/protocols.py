@@ -10,7 +10,7 @@ Ceiling: the true frames, measured the same way: what the measuring itself gets 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,8 +18,10 @@ import cv2
 import numpy as np
 
 from ..face import Reader, Reading
-from ..media import SAMPLE_RATE
+from ..media import FPS, SAMPLE_RATE
 from ..pipeline import IMTalker
+from ..synth.motion import Motion
+from ..synth.speech import Speech
 from .field import Networks, frechet
 from .identity import Recogniser, aligned_faces
 from .metrics import behaviour, copied_motion, gaze_error, mouth_motion, pictures, pose_error
@@ -82,10 +84,11 @@ class Result:
 
 
 def evaluate(talkers: dict[str, IMTalker], pack: Path, judges: Judges, people: int, seconds: float, *,
-             corpus: Path | None = None, others: int = 92, keep: int = 8, nfe: int | None = None,
-             guidance_scale: float | None = None, progress: Callable[[], None] = lambda: None) -> Iterator[Result]:
-    """Every protocol on `people` rendered people who talk for `seconds`, with each of `talkers`, the first of which is
-    named "model" and sampled with `nfe` and `guidance_scale`; the others as they are best sampled.
+             corpus: Path | None = None, protocols: Sequence[str] = PROTOCOLS, others: int = 92, keep: int = 8,
+             nfe: int | None = None, guidance_scale: float | None = None,
+             progress: Callable[[], None] = lambda: None) -> Iterator[Result]:
+    """Each of `protocols` on `people` rendered people who talk for `seconds`, with each of `talkers`. One is named
+    "model" and sampled with `nfe` and `guidance_scale`, the others as they are best sampled.
 
     others: how many people the source may be mistaken for. keep: frames that a result holds. `progress` is called after
     each result, of which there are `count_results`.
@@ -100,7 +103,7 @@ def evaluate(talkers: dict[str, IMTalker], pack: Path, judges: Judges, people: i
         still = perform(pack, person, motion[:1], speech, size).frames
         known.append(judges.recognise(still, judges.see(still)))
     known = np.concatenate(known)
-    for task in tasks(pack, said, motions, size):
+    for task in tasks(pack, said, motions, size, protocols):
         made, pace = {}, {}
         for name, talker in talkers.items():
             sampling = {"nfe": nfe, "guidance_scale": guidance_scale} if name == MODEL else {}
@@ -111,28 +114,34 @@ def evaluate(talkers: dict[str, IMTalker], pack: Path, judges: Judges, people: i
         progress()
 
 
-def count_results(people: int) -> int:
-    return people * (len(PROTOCOLS) - (people == 1))
+def count_results(people: int, protocols: Sequence[str] = PROTOCOLS) -> int:
+    return people * len(protocols) - (people == 1 and "cross_reenactment" in protocols)
 
 
-def tasks(pack: Path, said: list, motions: list, size: int) -> Iterator[Task]:
+def tasks(pack: Path, said: list[Speech], motions: list[Motion], size: int,
+          protocols: Sequence[str] = PROTOCOLS) -> Iterator[Task]:
     """All tasks, person by person; every motion of every person is rendered once."""
     people = len(said)
     true = first = perform(pack, 0, motions[0], said[0], size)
     for person, (speech, motion) in enumerate(zip(said, motions)):
         still = true.frames[:1]
-        yield Task("self_reenactment", person, still, true, driving=true.frames)
-        yield Task("audio_driven", person, still, true)
+        if "self_reenactment" in protocols:
+            yield Task("self_reenactment", person, still, true, driving=true.frames)
+        if "audio_driven" in protocols:
+            yield Task("audio_driven", person, still, true)
         for protocol, asked in (("pose_controlled", asked_pose), ("gaze_controlled", asked_gaze)):
-            yield Task(protocol, person, still, perform(pack, person, asked(motion), speech, size))
-        quiet = silence(len(motion) / 25)
-        yield Task("silence", person, still,
-                   perform(pack, person, resting_motion(quiet, motion[:1], person), quiet, size))
+            if protocol in protocols:
+                yield Task(protocol, person, still, perform(pack, person, asked(motion), speech, size))
+        if "silence" in protocols:
+            quiet = silence(len(motion) / FPS)
+            resting = resting_motion(quiet, motion[:1], person)
+            yield Task("silence", person, still, perform(pack, person, resting, quiet, size))
         if people > 1:
             other = (person + 1) % people
             driving = perform(pack, other, motions[other], said[other], size) if other else first
-            yield Task("cross_reenactment", person, still, perform(pack, person, motions[other], said[other], size),
-                       driving=driving.frames)
+            if "cross_reenactment" in protocols:
+                goal = perform(pack, person, motions[other], said[other], size)
+                yield Task("cross_reenactment", person, still, goal, driving=driving.frames)
             true = driving  # the next person
 
 
