@@ -67,7 +67,7 @@ class GeneratorTraining:
     drop_context: float = 0.25
     part_context: float = 0.1   # windows before which only some of the context's frames were
     cut: float = 0.5            # windows whose conditions end early, most of them after less than half
-    wide: float = 0.2           # motions over the whole range of pose and gaze
+    wide: float = 0.35          # motions over the whole range of pose and gaze
     mouth: float = 10.          # weight of the mouth's opening, beside 1.5 of any direction of the face
     heard: float = 1.           # share of the motions made from heard visemes, not from spoken ones
     sharp: float = 1.2          # exponent of heard visemes: the mean of what may have been said is too faint
@@ -184,8 +184,9 @@ def flow_loss(generator: Generator, batch: MotionBatch, decoder: Tensor, options
     conditions = conditions.keep(**masks)
 
     past, x_1 = batch.motion[:, :context], batch.motion[:, context:]
-    # Generated pasts are not perfect, nor are measured references.
-    past = (past + .04 * torch.randn(past.shape, generator=rng)) * before[..., None]
+    # Generated pasts are not perfect, nor are measured references. Of what hardly moves even a little noise would hide
+    # where it was, and heads would jump from window to window.
+    past = (past + .04 * generator.noise_scale * torch.randn(past.shape, generator=rng)) * before[..., None]
     reference = batch.reference + .06 * torch.randn(batch.reference.shape, generator=rng)
     x_0 = torch.randn(x_1.shape, generator=rng) * generator.noise_scale
     t = torch.sigmoid(.8 + 1.1 * torch.randn(size, generator=rng))      # most effort where little noise is left
