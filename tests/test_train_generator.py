@@ -15,8 +15,9 @@ from imtalker.synth.motion import EXPRESSIONS
 from imtalker.synth.speech import RATE, Speech, join
 from imtalker.train import audio as train_audio
 from imtalker.train import generator as train_generator
+from imtalker.train.bundle import bundle
 from imtalker.train.generator import GeneratorTraining
-from imtalker.weights import ModelConfig, build_model, save_model
+from imtalker.weights import ModelConfig, build_model, load_model, save_model
 
 TINY = GeneratorConfig(audio_dim=128, condition_dim=16, width=32, depth=1, heads=2, mlp_ratio=2, modulation_rank=8,
                        window=20, context=5)
@@ -66,6 +67,11 @@ def test_trainings_begin_from_a_model_folder(folder, tmp_path):
     none = train_audio.AudioTraining(steps=0)
     encoder = train_audio.train(folder, tmp_path / "audio", none, start=tmp_path / "model")
     assert torch.equal(train_audio.load(encoder).out.weight, model.audio_encoder.out.weight)
+
+    again = load_model(bundle(tmp_path / "model", tmp_path / "gen", encoder, tmp_path / "again"))
+    assert again.config.generator == TINY and again.config.guidance_scale == 1
+    kept = dict(again.renderer.named_parameters())
+    assert all(torch.allclose(kept[name], x, rtol=2e-3) for name, x in model.renderer.named_parameters())
 
 
 def test_a_lost_reading_is_the_users_error(tmp_path):
