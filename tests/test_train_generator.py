@@ -71,7 +71,7 @@ def test_trainings_begin_from_a_model_folder(folder, tmp_path):
     again = load_model(bundle(tmp_path / "model", tmp_path / "gen", encoder, tmp_path / "again"))
     assert again.config.generator == TINY and again.config.guidance_scale == 1
     kept = dict(again.renderer.named_parameters())
-    assert all(torch.allclose(kept[name], x, rtol=2e-3) for name, x in model.renderer.named_parameters())
+    assert all(torch.allclose(kept[name], x, atol=1e-3, rtol=2e-3) for name, x in model.renderer.named_parameters())
 
 
 def test_a_lost_reading_is_the_users_error(tmp_path):
