@@ -55,7 +55,15 @@ EXTRA_OF = {
     "onnxruntime": "export",
 }
 
-TRAININGS = ("reader", "renderer", "audio", "generator", "bundle")
+PROTOCOLS = (  # of evaluation, which is not imported before it is wanted
+    "self_reenactment",
+    "cross_reenactment",
+    "audio_driven",
+    "pose_controlled",
+    "gaze_controlled",
+    "silence",
+)
+TRAININGS = ("reader", "renderer", "audio", "generator", "bundle", "observer", "recogniser")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -267,16 +275,51 @@ def _parser() -> OptionParser:
     command = listed.add_parser(
         "evaluate",
         help="measure a model on people that nothing trained on",
-        description="Render people whom no network has met, let the model copy and speak, and measure the results "
-        "against the exact truth, beside a ceiling (the true frames) and a floor (the source standing still).",
+        description="Render people whom no network has met, let the model copy, speak and follow controls, and measure "
+        "the results against the exact truth, beside a ceiling (the true frames) and a floor (the source standing "
+        "still).",
     )
     command.add_argument("--pack", type=Path, required=True, metavar="DIR", help="the pack of head meshes and skins")
-    command.add_argument("--people", type=options.count_to(10**4), default=6, metavar="N", help="(default: 6)")
+    command.add_argument("--people", type=options.count_to(10**4), default=8, metavar="N", help="(default: 8)")
     command.add_argument("--seconds", type=options.SECONDS, default=4.0, metavar="N", help="of each (default: 4)")
     command.add_argument(
         "--corpus", type=Path, metavar="FILE", help="what they say, test.npz of synth --speech (default: spoken now)"
     )
-    command.add_argument("--reader", type=Path, metavar="FILE", help="the face reader that measures (default: ours)")
+    command.add_argument("--reader", type=Path, metavar="FILE", help="what finds landmarks (default: our face reader)")
+    command.add_argument(
+        "--observer",
+        type=Path,
+        metavar="FILE",
+        help="what sees pose, gaze, lids and mouth, of train observer (default: ours)",
+    )
+    command.add_argument(
+        "--protocols",
+        nargs="+",
+        choices=PROTOCOLS,
+        default=PROTOCOLS,
+        metavar="NAME",
+        help=f"some of {', '.join(PROTOCOLS)} (default: all)",
+    )
+    command.add_argument(
+        "--compare",
+        nargs="*",
+        metavar="MODEL",
+        help="other models to measure beside it (default: base, if it has been fetched; with no names: none)",
+    )
+    command.add_argument(
+        "--others",
+        type=options.count_to(10**4),
+        default=92,
+        metavar="N",
+        help="people whom the source may be mistaken for (default: 92)",
+    )
+    command.add_argument(
+        "--weights",
+        type=Path,
+        metavar="DIR",
+        help="networks of the field's metrics: lpips.pt, inception-2015-12-05.pt, i3d_torchscript.pt, arcface.pt, "
+        "syncnet.pt, any of them (see docs/training.md)",
+    )
     command.add_argument("--report", type=Path, metavar="FILE.html", help="also write a page with pictures and curves")
     _add_model(command)
     _add_sampling(command)

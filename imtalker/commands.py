@@ -251,36 +251,50 @@ def _text(path) -> str | None:
 
 
 def evaluate(args):
-    from .evaluate.protocols import PROTOCOLS, averages, evaluate
-    from .evaluate.report import text, write_html
+    from .evaluate.field import Networks
+    from .evaluate.identity import Recogniser
+    from .evaluate.observer import load_observer
+    from .evaluate.protocols import MODEL, Judges, count_results, evaluate
+    from .evaluate.report import Report
     from .face import Reader, default_reader
     from .face.reader import load_reader
+    from .pipeline import IMTalker
+    from .weights import available_models
 
     _check_report(args.report)
-    talker = _talker(args)
+    if MODEL in (args.compare or ()):
+        raise InputError(f"--compare {MODEL}: this is what the first row is called: give the folder's path")
+    if args.compare is None:  # the published model, if it is here
+        args.compare = [entry.name for entry in available_models() if entry.name == "base" and entry.folder]
+    networks = Networks(args.weights)
     reader = Reader(load_reader(args.reader)) if args.reader else default_reader()
-    with _bar(args.people * len(PROTOCOLS), "clips", args.quiet) as bar:
+    judges = Judges(reader, load_observer(args.observer), Recogniser.load(), networks)
+    talkers = {MODEL: _talker(args)}
+    for name in args.compare:
+        talkers[name] = IMTalker.from_pretrained(name, device=args.device, precision=args.precision)
+    with _bar(count_results(args.people, args.protocols), "clips", args.quiet) as bar:
         results = list(
             evaluate(
-                talker,
+                talkers,
                 args.pack,
-                reader,
+                judges,
                 args.people,
                 args.seconds,
                 corpus=args.corpus,
+                protocols=args.protocols,
+                others=args.others,
                 nfe=args.nfe,
                 guidance_scale=args.guidance,
                 progress=bar.update,
             )
         )
-    table = averages(results)
+    report = Report(f"{args.model}: {args.people} people, {args.seconds:g} s each", results, networks.missing)
     if args.report:
-        write_html(args.report, f"{talker.name}: {args.people} people, {args.seconds:g} s each", table, results)
+        report.write_html(args.report)
     if args.json:
-        told = {**table["model"], "ceiling": table["ceiling"], "floor": table["floor"]}
-        print(json.dumps(json.loads(json.dumps(told), parse_constant=lambda name: None)))  # JSON knows no NaN
+        print(report.json())
     elif not args.quiet:
-        print(text(table))
+        print(report.text())
 
 
 def benchmark(args):

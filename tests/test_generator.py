@@ -1,5 +1,6 @@
 import math
 import zlib
+from dataclasses import replace
 from itertools import chain, repeat
 
 import numpy as np
@@ -61,6 +62,16 @@ def test_seed_decides(generator, audio):
     once = motion(generator, audio, seed=3)
     assert torch.equal(once, motion(generator, audio, seed=3))
     assert not torch.allclose(once, motion(generator, audio, seed=4))
+
+
+def test_noise_is_as_wide_as_the_configuration_says(audio):
+    """Without any velocity, what comes out is the noise."""
+    spread = tuple(np.linspace(0.1, 2, 32).tolist())
+    generator = Generator(replace(TINY, noise=spread)).requires_grad_(False)
+    generator.out.weight.zero_()
+    generator.out.bias.zero_()
+    made = motion(generator, audio[:10], seed=5)
+    torch.testing.assert_close(made, window_noise(5, 0, (10, 32)) * torch.tensor(spread))
 
 
 def test_portions_of_audio_do_not_matter(generator, audio):

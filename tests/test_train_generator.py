@@ -2,21 +2,26 @@
 import numpy as np
 import pytest
 import torch
+from conftest import TINY as TINY_MODEL
 from test_synth_motion import write_pack
 
 from imtalker.errors import InputError
 from imtalker.evaluate.motion import habits
 from imtalker.evaluate.mouth import correlation_and_lag
+from imtalker.models.audio import MelEncoderConfig
 from imtalker.models.generator import Generator, GeneratorConfig
 from imtalker.synth import speech
 from imtalker.synth.motion import EXPRESSIONS
 from imtalker.synth.speech import RATE, Speech, join
 from imtalker.train import audio as train_audio
 from imtalker.train import generator as train_generator
+from imtalker.train.bundle import bundle
 from imtalker.train.generator import GeneratorTraining
+from imtalker.weights import ModelConfig, build_model, load_model, save_model
 
 TINY = GeneratorConfig(audio_dim=128, condition_dim=16, width=32, depth=1, heads=2, mlp_ratio=2, modulation_rank=8,
                        window=20, context=5)
+ENCODER = "audio_encoder.safetensors"
 
 
 def buzz(rng, held_out=False):
@@ -51,6 +56,29 @@ def test_audio_encoder_comes_back_and_resumes(folder):
     assert torch.load(folder / "audio_encoder.pt", weights_only=True)["step"] == 22
 
 
+def test_trainings_begin_from_a_model_folder(folder, tmp_path):
+    config = ModelConfig("tiny", TINY_MODEL.renderer, TINY, MelEncoderConfig())
+    model = build_model(config)
+    save_model(model, tmp_path / "model", half=False)
+    train_generator.train(folder, tmp_path / "gen", folder / "audio_encoder.safetensors", folder,
+                          GeneratorTraining(steps=0), TINY, start=tmp_path / "model")
+    begun, _ = train_generator.load(tmp_path / "gen")
+    assert torch.equal(begun.embed.weight, model.generator.embed.weight)
+    none = train_audio.AudioTraining(steps=0)
+    encoder = train_audio.train(folder, tmp_path / "audio", none, start=tmp_path / "model")
+    assert torch.equal(train_audio.load(encoder).out.weight, model.audio_encoder.out.weight)
+
+    again = load_model(bundle(tmp_path / "model", tmp_path / "gen", encoder, tmp_path / "again"))
+    assert again.config.generator == TINY and again.config.guidance_scale == 1
+    kept = dict(again.renderer.named_parameters())
+    assert all(torch.allclose(kept[name], x, atol=1e-3, rtol=2e-3) for name, x in model.renderer.named_parameters())
+
+
+def test_a_lost_reading_is_the_users_error(tmp_path):
+    with pytest.raises(InputError, match="imtalker train audio"):
+        train_audio.load_readout(tmp_path / "audio_encoder.safetensors")
+
+
 def test_generator_trains_resumes_and_is_measured(folder, capsys):
     def run(steps):
         return train_generator.train(folder, folder / "gen", folder / "audio_encoder.safetensors", folder,
@@ -71,13 +99,12 @@ def test_the_loss_falls(folder):
     generator = Generator(TINY)
     rng = np.random.default_rng(0)
     basis = rng.standard_normal((22, len(EXPRESSIONS))).astype(np.float32) * .3
-    encoder = train_audio.load(folder / "audio_encoder.safetensors")
-    pool = train_generator.MotionPool(speech.read_corpus(folder / "train.npz"), encoder, basis, TINY, 1, report=None)
-    options = GeneratorTraining(batch=4, cut=1.)
-    batch = pool.sample(rng, options)
+    options = GeneratorTraining(batch=4, variants=1, cut=1.)
+    batch = pool(folder, basis, options).sample(rng)
 
     def loss():
-        return sum(train_generator.flow_loss(generator, batch, options, torch.Generator().manual_seed(0)).values())
+        terms = train_generator.flow_loss(generator, batch, torch.ones(22), options, torch.Generator().manual_seed(0))
+        return sum(terms.values())
 
     before = loss()
     optimiser = torch.optim.Adam(generator.parameters(), 3e-3)
@@ -88,11 +115,44 @@ def test_the_loss_falls(folder):
     assert loss() < .9 * before
 
 
+def test_motion_over_the_whole_range_is_always_given(folder):
+    """Otherwise heads would roam unasked."""
+    options = GeneratorTraining(batch=3, variants=1, renewed=3, wide=1.)
+    motions, turned, free = pool(folder, np.zeros((22, 67), np.float32), options), [], []
+    for seed in range(8):
+        batch = motions.sample(np.random.default_rng(seed))
+        assert (batch.needed["pose"] + batch.needed["gaze"]).min() >= 1 and not batch.needed["cam"].any()
+        for pose, needed in zip(batch.controls["pose"], batch.needed["pose"]):
+            (turned if needed else free).append(float(pose.std(0).mean()))
+    assert np.mean(turned) > 2 * np.mean(free)
+
+
+def test_mouths_are_made_from_what_is_heard(folder):
+    """Silence is heard as silence, whatever the phones of the clip say."""
+    silent = [Speech(np.zeros(2 * RATE, np.float32), [(0., 2., "aa")])]
+    encoder, readout = train_audio.load(folder / ENCODER), train_audio.load_readout(folder / ENCODER)
+    with torch.no_grad():
+        readout.visemes.weight.zero_(), readout.visemes.bias.zero_()
+        readout.visemes.bias[[0, 15]] = 9
+    basis = np.eye(22, len(EXPRESSIONS), len(EXPRESSIONS) - 22, dtype=np.float32)   # the last are the visemes
+    opened = []
+    for heard in (0., 1.):
+        options = GeneratorTraining(batch=1, variants=1, heard=heard, wide=0.)
+        one = train_generator.MotionPool(silent, encoder, readout, basis, TINY, options)
+        aa = 10 + EXPRESSIONS[-22:].index("viseme_aa")
+        opened.append(one.sample(np.random.default_rng(0)).motion[..., aa].mean())
+    assert opened[0] > .5 and opened[1] < .01
+
+
+def pool(folder, basis, options):
+    encoder, readout = train_audio.load(folder / ENCODER), train_audio.load_readout(folder / ENCODER)
+    return train_generator.MotionPool(speech.read_corpus(folder / "train.npz"), encoder, readout, basis, TINY, options)
+
+
 def test_clips_too_short_are_the_users_error(folder):
-    encoder = train_audio.load(folder / "audio_encoder.safetensors")
     with pytest.raises(InputError, match="frames"):
-        train_generator.MotionPool([buzz(np.random.default_rng(0))], encoder, np.zeros((22, 67), np.float32),
-                                   GeneratorConfig(window=900), 1)
+        train_generator.MotionPool([buzz(np.random.default_rng(0))], train_audio.load(folder / ENCODER), None,
+                                   np.zeros((22, 67), np.float32), GeneratorConfig(window=900), GeneratorTraining())
 
 
 def test_missing_weights_are_the_users_error(tmp_path):

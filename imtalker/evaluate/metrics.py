@@ -1,5 +1,5 @@
-"""Numbers of one made clip against the truth. What a face does is read off pictures by the face reader; how well that
-can be read at all is seen when the true pictures are measured the same way.
+"""Numbers of one made clip against the truth. What a face does is read off pictures by the observer; how well that can
+be read at all is seen when the true pictures are measured the same way.
 
 Shapes: T frames, (T, S, S, 3) uint8 RGB.
 """
@@ -9,19 +9,15 @@ import numpy as np
 import torch
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-from ..face import Reader, Reading, no_crop
-from ..face.reader import look_closer, turn_between
+from ..face import Reading
+from ..face.reader import turn_between
 from ..synth.motion import BLINK
 from ..synth.visemes import VISEMES
+from .identity import similarity
 from .mouth import SHUT, blinks_per_minute, correlation_and_lag, jitter
 from .performance import Performance
 
 STILL = slice(17, 68)  # landmarks that are not the outline, which no point of the skin follows
-
-
-def read_faces(frames: np.ndarray, reader: Reader) -> Reading:
-    """What the reader sees in frames (T, S, S, 3); landmarks in fractions of the frame."""
-    return look_closer(frames, no_crop(*frames.shape[1:3]), reader)
 
 
 def pictures(made: np.ndarray, true: np.ndarray) -> dict[str, float]:
@@ -37,22 +33,30 @@ def pictures(made: np.ndarray, true: np.ndarray) -> dict[str, float]:
 def copied_motion(read: Reading, true: Performance) -> dict[str, float]:
     """How well what was read off a clip matches what was to be copied, frame by frame.
 
-    pose_error_deg: angle between head rotations; gaze_error_deg: angle between gazes, of open eyes; blink_error: of the
-    lids, 0 to 1; landmark_distance and expression_error: mean distance of landmarks, percent of the distance of the
-    outer eye corners, as they are and after moving, turning and scaling one set onto the other.
+    blink_error: of the lids, 0 to 1; landmark_distance and expression_error: mean distance of landmarks, percent of the
+    distance of the outer eye corners, as they are and after moving, turning and scaling one set onto the other.
     """
     eyes = np.linalg.norm(true.landmarks[:, 36] - true.landmarks[:, 45], axis=-1)
     apart = np.linalg.norm(read.landmarks - true.landmarks, axis=-1)[:, STILL].mean(1) / eyes
     shapes = [np.linalg.norm(aligned(a[STILL], b[STILL]) - b[STILL], axis=-1).mean() / eye
               for a, b, eye in zip(read.landmarks, true.landmarks, eyes)]
     lids = true.motion.expression[:, BLINK]
-    looking = lids.max(1) < 0.4
-    gaze = np.linalg.norm(read.gaze - true.motion.gaze, axis=1)[looking]
-    turns = [turn_between(a, b) for a, b in zip(read.pose, true.motion.pose)]
-    return {"pose_error_deg": float(np.degrees(turns).mean()),
-            "gaze_error_deg": float(np.degrees(gaze).mean()) if len(gaze) else float("nan"),
+    return {**pose_error(read, true), **gaze_error(read, true, lids),
             "blink_error": float(np.abs(read.blink - lids).mean()),
             "landmark_distance": 100 * float(apart.mean()), "expression_error": 100 * float(np.mean(shapes))}
+
+
+def pose_error(read: Reading, true: Performance) -> dict[str, float]:
+    """pose_error_deg: mean angle between head rotations."""
+    turns = [turn_between(a, b) for a, b in zip(read.pose, true.motion.pose)]
+    return {"pose_error_deg": float(np.degrees(turns).mean())}
+
+
+def gaze_error(read: Reading, true: Performance, lids: np.ndarray) -> dict[str, float]:
+    """gaze_error_deg: mean angle between gazes while lids (T, 2) are open; NaN if they never are."""
+    looking = lids.max(1) < 0.4
+    apart = np.linalg.norm(read.gaze - true.motion.gaze, axis=1)[looking]
+    return {"gaze_error_deg": float(np.degrees(apart).mean()) if len(apart) else float("nan")}
 
 
 def mouth_motion(read: Reading, true: Performance) -> dict[str, float]:
@@ -74,9 +78,6 @@ def behaviour(read: Reading, true: Performance) -> dict[str, float]:
 
 
 def aligned(points: np.ndarray, onto: np.ndarray) -> np.ndarray:
-    """Points (N, 2) after the similarity (move, turn, scale) that brings them nearest to `onto` (Umeyama 1991)."""
-    a, b = points - points.mean(0), onto - onto.mean(0)
-    u, size, vt = np.linalg.svd(b.T @ a)
-    flip = np.array([1.0, np.sign(np.linalg.det(u @ vt))])
-    return a @ ((u * flip) @ vt).T * (size * flip).sum() / (a ** 2).sum() + onto.mean(0)
-
+    """Points (N, 2) after the similarity (move, turn, scale) that brings them nearest to `onto` (N, 2)."""
+    matrix = similarity(points, onto)
+    return points @ matrix[:, :2].T + matrix[:, 2]

@@ -29,13 +29,14 @@ SHUT = 0.03  # an inner-lip gap below this share of the eye distance looks shut
 
 
 def correlation_and_lag(made: np.ndarray, truth: np.ndarray, reach: int = REACH) -> tuple[float, int]:
-    """Correlation of two curves (T,) at no lag, and the lag where it is greatest; frames, positive: `made` is late."""
+    """Correlation of two curves (T,) at no lag, and the lag where it is greatest; frames, positive: `made` is late.
+    Both are 0 where a curve stands still."""
     def at(lag: int) -> float:
         a, b = (made[lag:], truth[:len(truth) - lag]) if lag >= 0 else (made[:lag], truth[-lag:])
         return float(np.corrcoef(a, b)[0, 1]) if len(a) > 2 and a.std() > 1e-9 and b.std() > 1e-9 else 0.0
 
     scores = [at(lag) for lag in range(-reach, reach + 1)]
-    return at(0), int(np.argmax(scores)) - reach
+    return at(0), int(np.argmax(scores)) - reach if any(scores) else 0
 
 
 def against_loudness(opening: np.ndarray, waveform: np.ndarray) -> dict[str, float]:

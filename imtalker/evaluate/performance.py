@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..media import FPS, SAMPLE_RATE
-from ..synth.motion import Motion, talking
+from ..synth.motion import Motion, steered, talking
 from ..synth.pack import load_pack
 from ..synth.scene import Scene
 from ..synth.speech import Speech, clip, in_turn, read_corpus
@@ -63,3 +63,28 @@ def first_seconds(speech: Speech, seconds: float) -> Speech:
 def spoken_motion(speech: Speech, seed: int) -> Motion:
     """Natural motion of a person who says `speech`."""
     return talking(np.random.default_rng([PEOPLE_SEED, seed]), speech.curves(), speech.energy())
+
+
+def silence(seconds: float) -> Speech:
+    return Speech(np.zeros(round(seconds * FPS) * SAMPLE_RATE // FPS, np.float32), [(0.0, seconds, "sil")], "nobody")
+
+
+def resting_motion(quiet: Speech, start: Motion, seed: int) -> Motion:
+    """Natural motion of a person who listens, from the first frame of `start` on."""
+    return talking(np.random.default_rng([PEOPLE_SEED, seed, 1]), quiet.curves(), quiet.energy(), base=start)
+
+
+def asked_pose(motion: Motion) -> Motion:
+    """`motion` with its head turned through the whole range: 25 degrees left and right, 15 up and down, 10 of roll."""
+    return steered(motion, pose=_waves(len(motion), (15, 25, 10), (2.3, 3.1, 4.0)))
+
+
+def asked_gaze(motion: Motion) -> Motion:
+    """`motion` with its eyes going 20 degrees left and right, up and down."""
+    return steered(motion, gaze=_waves(len(motion), (20, 20), (3.1, 2.3)))
+
+
+def _waves(frames: int, degrees: tuple[float, ...], periods: tuple[float, ...]) -> np.ndarray:
+    """(frames, columns) sines from 0 on, radians; periods in seconds."""
+    time = np.arange(frames)[:, None] / FPS
+    return np.float32(np.radians(degrees) * np.sin(2 * np.pi * time / np.array(periods)))

@@ -41,10 +41,14 @@ class GeneratorConfig:
     time_dim: int = 256
     window: int = 50            # frames
     context: int = 10           # frames
+    noise: tuple[float, ...] = ()   # deviation of the noise in each latent number; none: 1
 
     @classmethod
     def mini(cls) -> GeneratorConfig:
-        return cls(audio_dim=128, condition_dim=64, width=192, depth=4, heads=4, mlp_ratio=3, modulation_rank=32)
+        # Heads stay nearly where they were: from noise as wide as the data, what is left of it would shake them.
+        noise = (.25,) * 6 + (.5,) * 2 + (1.,) * 24     # pose and cam, gaze, lids and expression
+        return cls(audio_dim=128, condition_dim=64, width=192, depth=4, heads=4, mlp_ratio=3, modulation_rank=32,
+                   noise=noise)
 
 
 # ------------------------------------------------------------------------------------------------------- conditions
@@ -202,6 +206,7 @@ class Generator(nn.Module):
         self.out_modulation = Modulation(width, 2, config.modulation_rank)
         self.out_norm = ModulatedNorm(width)
         self.out = nn.Linear(width, config.motion_dim)
+        self.register_buffer("noise_scale", torch.tensor(config.noise or (1.,) * config.motion_dim), persistent=False)
 
     @property
     def device(self) -> torch.device:
@@ -275,7 +280,7 @@ class Generator(nn.Module):
             v = self(tokens, t.expand(len(branches)), condition, reference)[:, config.context:].float()
             return flow.guide(v[:1], v[1:], guidance_scale) if guided else v
 
-        motion = flow.euler(velocity, noise.to(self.device, torch.float32), times.to(self.device))[0, :keep]
+        motion = flow.euler(velocity, noise.to(self.noise_scale) * self.noise_scale, times.to(self.device))[0, :keep]
         return motion, state.after(motion, conditions[:keep])
 
     def sample(self, audio: Tensor | Iterable[Tensor], reference: Tensor, *, pose: Tensor | None = None,

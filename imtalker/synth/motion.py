@@ -283,12 +283,10 @@ def talking(rng: np.random.Generator, visemes: np.ndarray | None = None, energy:
     gaze = aim + shift - .8 * (pose - rest)[:, [1, 0]]
     gaze = np.clip(gaze, np.radians([-30, -25]), np.radians([30, 25]))
 
-    # Position. The head turns about the neck, so its centre moves with the pose; a little sway and lean besides.
+    # Position: a little sway and lean besides what the turning head does.
     place = np.clip(rng.normal(0, (.07, .03, .03)), -.2, .2) if base is None else base.cam[0]
     sway = smooth_noise(rng, frames, 3, .12, .5) * (.008, .004, .004) * amount
-    turn = pose - rest
-    swing = np.stack([np.zeros(frames), .15 * turn[:, 1] - .18 * turn[:, 2], .15 * turn[:, 0]], 1)
-    cam = place + sway + swing
+    cam = place + sway + _swing(pose - rest)
 
     expression = speech_expression(visemes, energy, rng.uniform(.85, 1.1))
     expression += _mood(rng, frames, energy, None if base is None else base.expression[0])
@@ -299,6 +297,27 @@ def talking(rng: np.random.Generator, visemes: np.ndarray | None = None, energy:
     rate = np.clip(rng.normal(14, 3), 8, 20)
     expression[:, BLINK] = blinks(rng, frames, rate, evoked)[:, None] * (1, rng.uniform(.96, 1))
     return Motion(*(a.astype(np.float32) for a in (pose, cam, gaze, np.clip(expression, 0, 1))))
+
+
+def _swing(turn: np.ndarray) -> np.ndarray:
+    """(T, 3) movement in cam of a head that turns by (T, 3) radians: about the neck, so its centre moves."""
+    return np.stack([np.zeros(len(turn)), .15 * turn[:, 1] - .18 * turn[:, 2], .15 * turn[:, 0]], 1)
+
+
+def steered(motion: Motion, pose: np.ndarray | None = None, gaze: np.ndarray | None = None) -> Motion:
+    """`motion` with another head pose (T, 3), gaze (T, 2), or both; where the head turns, its centre moves along."""
+    if pose is None:
+        return Motion(motion.pose, motion.cam, np.float32(gaze), motion.expression)
+    cam = np.float32(motion.cam + _swing(pose - motion.pose))
+    return Motion(np.float32(pose), cam, motion.gaze if gaze is None else np.float32(gaze), motion.expression)
+
+
+def sweep(rng: np.random.Generator, frames: int, spread: tuple[float, ...], limit: tuple[float, ...]) -> np.ndarray:
+    """(frames, columns) curves, radians, as of something moved by a hand: slowly or quickly, wide or narrow. spread and
+    limit are in degrees."""
+    slow = rng.uniform(.05, .4)
+    wander = smooth_noise(rng, frames, len(spread), slow, 4 * slow) * spread * rng.uniform(.3, 1.3)
+    return np.radians(np.clip(rng.normal(0, spread) * .5 + wander, np.negative(limit), limit)).astype(np.float32)
 
 
 def _mood(rng: np.random.Generator, frames: int, energy: np.ndarray, base: np.ndarray | None) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..errors import InputError
@@ -22,10 +22,11 @@ from ..models.audio import SAMPLES_PER_FRAME, MelEncoder, MelEncoderConfig
 from ..options import MINUTES, OptionParser, count_to, take_fields
 from ..synth.speech import Speech, augment, read_corpus, read_training
 from ..synth.visemes import OPENING, VISEMES, curves
-from ..weights import complete, load_weights
+from ..weights import complete, load_model, load_weights
 from .loop import Average, Log, cosine, load_checkpoint, save_checkpoint
 
 HALVES = 2                                  # viseme targets per frame
+READOUT = "readout.safetensors"             # beside the encoder's weights
 CLOSED = [VISEMES.index("PP"), VISEMES.index("FF")]
 
 
@@ -133,11 +134,14 @@ def validate(encoder: MelEncoder, readout: Readout, clips: list[Speech], seed: i
 
 
 def train(corpus: Path, out: Path, options: AudioTraining = AudioTraining(), minutes: float | None = None,
-          every: int = 50) -> Path:
-    """Train on corpus/train*.npz, validate on corpus/test.npz; resumes from `out`. Returns the weights' file
-    out/audio_encoder.safetensors (moving average, with its configuration in the metadata)."""
+          every: int = 50, start: Path | None = None) -> Path:
+    """Train on corpus/train*.npz, validate on corpus/test.npz; resumes from `out`, else begins from the encoder of the
+    model folder `start`, if given. Returns the weights' file out/audio_encoder.safetensors (moving average, with its
+    configuration in the metadata); the linear reading is beside it, in readout.safetensors."""
     torch.manual_seed(options.seed)
     encoder = MelEncoder()
+    if start:
+        encoder.load_state_dict(load_model(start).audio_encoder.state_dict())
     readout = Readout(encoder.dim)
     both = nn.ModuleList([encoder, readout])
     average = Average(both, options.average)
@@ -150,17 +154,19 @@ def train(corpus: Path, out: Path, options: AudioTraining = AudioTraining(), min
         step = state["step"]
     windows = SpeechWindows(read_training(corpus), encoder)
     test = read_corpus(Path(corpus) / "test.npz")
-    log, start = Log(Path(out) / "log", step, options.steps, every), time.monotonic()
+    log, begun = Log(Path(out) / "log", step, options.steps, every), time.monotonic()
 
     def save() -> None:
         save_checkpoint(path, networks=both.state_dict(), average=average.network.state_dict(),
                         optimiser=optimiser.state_dict(), step=step)
         export(average.network[0], Path(out) / "audio_encoder.safetensors")
+        with complete(Path(out) / READOUT) as unfinished:
+            save_file(average.network[1].state_dict(), unfinished)
 
-    while step < options.steps and (minutes is None or time.monotonic() - start < 60 * minutes):
+    while step < options.steps and (minutes is None or time.monotonic() - begun < 60 * minutes):
         done = step / options.steps
         if minutes is not None:                             # a run cut by time still ends with a small learning rate
-            done = max(done, (time.monotonic() - start) / (60 * minutes))
+            done = max(done, (time.monotonic() - begun) / (60 * minutes))
         for group in optimiser.param_groups:
             group["lr"] = float(options.learning_rate * cosine(int(1e4 * done) if done > .05 else step, 10_000))
         batch = windows.sample(np.random.default_rng([options.seed, step]), options.batch, options.frames)
@@ -200,12 +206,25 @@ def load(path: Path) -> MelEncoder:
     return encoder.eval().requires_grad_(False)
 
 
+def load_readout(encoder: Path) -> Readout:
+    """The linear reading that was trained with the encoder in file `encoder`; it lies beside it."""
+    path = Path(encoder).with_name(READOUT)
+    if not path.is_file():
+        raise InputError(f"no {READOUT} beside {str(encoder)!r}: give the audio_encoder.safetensors in the folder that "
+                         "imtalker train audio wrote")
+    weights = load_file(path)
+    readout = Readout(weights["scalars.weight"].shape[1])
+    readout.load_state_dict(weights)
+    return readout.eval().requires_grad_(False)
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = OptionParser(prog="imtalker train audio", description=__doc__.split("\n")[0])
     parser.add_argument("corpus", type=Path, help="folder made by `imtalker synth FOLDER --speech CLIPS`")
     parser.add_argument("out", type=Path, help="folder for checkpoint, metrics and weights; resumes from it")
     parser.add_argument("--minutes", type=MINUTES, help="stop after so long; run again to go on")
     parser.add_argument("--every", type=count_to(10**6), default=50, help="steps between lines of progress")
+    parser.add_argument("--start", type=Path, help="model folder whose audio encoder to begin from")
     parser.add_fields(AudioTraining)
     given = vars(parser.parse_args(arguments))
     options = take_fields(AudioTraining, given)

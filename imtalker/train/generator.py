@@ -6,8 +6,12 @@ speech is synthesized anew again and again, so that it never repeats. B batch, C
 What differs from the published recipe, and why:
 - Squared instead of absolute error: its minimiser is the mean velocity, so samples keep the distribution of the data.
   The median of the L1 norm forgets what is rare, and a blink fills less than a tenth of the frames.
-- Pose, cam and gaze are mostly dropped together: nearly everybody drives with audio alone.
-- Windows may end early, their last condition repeated, as the sampler fills them at a clip's end and when live.
+- Pose, cam and gaze are mostly dropped together: nearly everybody drives with audio alone. A share of the motions goes
+  over the whole range of pose and gaze; there they are always given, so that nobody moves so unasked.
+- Windows may end early, their last condition repeated, as the sampler fills them at a clip's end and when live; after
+  the short first windows of a live session only a part of the context has happened.
+- The mouth to learn is the one that can be heard: visemes as the audio encoder's linear reading tells them, not as they
+  were spoken. What cannot be heard would be sampled, and a sample is as far from the truth as the mean is, once more.
 """
 from __future__ import annotations
 
@@ -28,9 +32,23 @@ from ..media import load_audio
 from ..models.audio import MelEncoder
 from ..models.generator import CONTROLS, Generator, GeneratorConfig
 from ..options import MINUTES, OptionParser, count_to, take_fields
-from ..synth.motion import CAM, GAZE, POSE, SCALE, expression_basis, latent, mouth_decoder, mouth_gap, talking
+from ..synth.motion import (
+    CAM,
+    FACE,
+    GAZE,
+    POSE,
+    SCALE,
+    expression_basis,
+    latent,
+    mouth_decoder,
+    mouth_gap,
+    steered,
+    sweep,
+    talking,
+)
 from ..synth.speech import Speech, augment, read_corpus, read_training
-from ..weights import complete, load_weights
+from ..weights import complete, load_model, load_weights, read_dataclass
+from .audio import Readout, load_readout
 from .audio import load as load_audio_encoder
 from .loop import Average, Log, load_checkpoint, save_checkpoint
 
@@ -46,8 +64,13 @@ class GeneratorTraining:
     renewed: int = 4            # clips that get new motion in each step
     drop_audio: float = 0.1
     drop_controls: float = 0.6  # all of them; else each alone with 0.25
-    drop_context: float = 0.35
-    cut: float = 0.35           # windows whose conditions end early
+    drop_context: float = 0.25
+    part_context: float = 0.1   # windows before which only some of the context's frames were
+    cut: float = 0.5            # windows whose conditions end early, most of them after less than half
+    wide: float = 0.35          # motions over the whole range of pose and gaze
+    mouth: float = 10.          # weight of the mouth's opening, beside 1.5 of any direction of the face
+    heard: float = 1.           # share of the motions made from heard visemes, not from spoken ones
+    sharp: float = 1.2          # exponent of heard visemes: the mean of what may have been said is too faint
     seed: int = 0
 
 
@@ -57,59 +80,89 @@ class MotionBatch:
     reference: Tensor           # (B, 32)
     audio: Tensor               # (B, N, 128)
     controls: dict[str, Tensor]  # pose, cam (B, N, 3), gaze (B, N, 2)
+    needed: dict[str, Tensor]   # (B,) float, 1 where a control must not be dropped
     known: Tensor               # (B,) frames of the window that have conditions of their own
+
+
+@dataclass(frozen=True)
+class Take:
+    """One motion for one hearing of a clip."""
+
+    hearing: int
+    motion: np.ndarray          # (T, 32)
+    wide: tuple[str, ...]       # controls that go over their whole range
 
 
 class MotionPool:
     """Features of all clips, and for each clip a motion that is renewed now and then."""
 
-    def __init__(self, clips: list[Speech], encoder: MelEncoder, basis: np.ndarray, config: GeneratorConfig,
-                 variants: int, seed: int = 0, report=print):
-        self.basis, self.config = basis, config
+    def __init__(self, clips: list[Speech], encoder: MelEncoder, readout: Readout, basis: np.ndarray,
+                 config: GeneratorConfig, options: GeneratorTraining, report=print):
+        self.basis, self.config, self.options = basis, config, options
         length = config.context + config.window
-        clips = [clip for clip in clips if clip.frames >= length]
-        if not clips:
+        self.clips = [clip for clip in clips if clip.frames >= length]
+        if not self.clips:
             raise InputError(f"no clip of the corpus has {length} frames; make longer ones")
-        self.visemes = [clip.curves() for clip in clips]
-        self.energy = [clip.energy() if clip.segments else np.zeros(clip.frames, np.float32) for clip in clips]
-        rng = np.random.default_rng([seed, 1])
-        self.features = []
-        for index, clip in enumerate(clips):
+        self.encoder, self.readout = encoder, readout
+        rng = np.random.default_rng([options.seed, 1])
+        self.features, self.visemes, self.energy = [], [], []   # each (hearings, T, ...)
+        for index, clip in enumerate(self.clips):
             sounds = [clip.waveform] + [augment(rng, clip.waveform, clips[rng.integers(len(clips))].waveform)
-                                        for _ in range(variants - 1)]
-            self.features.append(encoder(torch.from_numpy(np.stack(sounds))).half())     # (variants, T, 128)
+                                        for _ in range(options.variants - 1)]
+            self._hear(torch.from_numpy(np.stack(sounds)))
             if report and (index + 1) % 500 == 0:
-                report(f"features of {index + 1} of {len(clips)} clips")
-        self.motion = [None] * len(clips)
+                report(f"features of {index + 1} of {len(self.clips)} clips")
+        self.takes: list[Take | None] = [None] * len(self.clips)
+
+    @torch.no_grad()
+    def _hear(self, sounds: Tensor) -> None:
+        features = self.encoder(sounds)
+        logits, scalars = self.readout(features)
+        said = logits.softmax(-1).mean(2) ** self.options.sharp
+        self.features.append(features.half())
+        self.visemes.append((said / said.sum(-1, keepdim=True)).half().numpy())
+        self.energy.append(scalars[..., 1].clamp(0, 1).numpy())
 
     def renew(self, rng: np.random.Generator, index: int) -> None:
-        self.motion[index] = latent(talking(rng, self.visemes[index], self.energy[index]), self.basis)
+        hearing, clip = int(rng.integers(len(self.features[index]))), self.clips[index]
+        if rng.random() < self.options.heard:
+            visemes, energy = self.visemes[index][hearing].astype(np.float32), self.energy[index][hearing]
+        else:
+            visemes, energy = clip.curves(), clip.energy() if clip.segments else np.zeros(clip.frames, np.float32)
+        motion, wide = talking(rng, visemes, energy), ()
+        if rng.random() < self.options.wide:
+            wide = (("pose",), ("gaze",), ("pose", "gaze"))[rng.integers(3)]
+            motion = steered(motion,
+                             sweep(rng, len(motion), (9, 14, 7), (22, 35, 16)) if "pose" in wide else None,
+                             sweep(rng, len(motion), (11, 9), (28, 24)) if "gaze" in wide else None)
+        self.takes[index] = Take(hearing, latent(motion, self.basis), wide)
 
-    def sample(self, rng: np.random.Generator, options: GeneratorTraining) -> MotionBatch:
-        length = self.config.context + self.config.window
-        chosen = rng.integers(len(self.motion), size=options.batch)
+    def sample(self, rng: np.random.Generator) -> MotionBatch:
+        options, window = self.options, self.config.window
+        length = self.config.context + window
+        chosen = rng.integers(len(self.clips), size=options.batch)
         for k, index in enumerate(chosen):
-            if self.motion[index] is None or k < options.renewed:
+            if self.takes[index] is None or k < options.renewed:
                 self.renew(rng, index)
-        rows = []
-        for index in chosen:
-            motion, features = self.motion[index], self.features[index]
-            first = rng.integers(len(motion) - length + 1)
-            rows.append((motion[first: first + length], motion[rng.integers(len(motion))],
-                         features[rng.integers(len(features)), first: first + length].float().numpy()))
+        takes, rows = [self.takes[index] for index in chosen], []
+        for index, take in zip(chosen, takes):
+            first = rng.integers(len(take.motion) - length + 1)
+            rows.append((take.motion[first: first + length], take.motion[rng.integers(len(take.motion))],
+                         self.features[index][take.hearing, first: first + length].float().numpy()))
         motion, reference, audio = (torch.from_numpy(np.stack(column)) for column in zip(*rows))
         scale = torch.from_numpy(SCALE)
         places = {"pose": POSE, "cam": CAM, "gaze": GAZE}
         controls = {name: motion[..., place] * scale[place] for name, place in places.items()}
-        window = self.config.window
+        needed = {name: torch.tensor([float(name in take.wide) for take in takes]) for name in CONTROLS}
         cut = rng.random(options.batch) < options.cut
-        known = np.where(cut, rng.integers(4, window + 1, options.batch), window)
-        return MotionBatch(motion, reference, audio, controls, torch.from_numpy(known))
+        short = np.exp(rng.uniform(np.log(3), np.log(window + 1), options.batch)).astype(int)
+        return MotionBatch(motion, reference, audio, controls, needed, torch.from_numpy(np.where(cut, short, window)))
 
 
-def flow_loss(generator: Generator, batch: MotionBatch, options: GeneratorTraining,
+def flow_loss(generator: Generator, batch: MotionBatch, decoder: Tensor, options: GeneratorTraining,
               rng: torch.Generator) -> dict[str, Tensor]:
-    """Squared error of the window's velocity, and of its temporal difference, over frames that have conditions."""
+    """Squared error of the window's velocity, of its temporal difference and of what it does to the mouth's opening
+    (decoder: (22,) see `mouth_decoder`), over frames that have conditions."""
     config, size = generator.config, len(batch.motion)
     context, window = config.context, config.window
 
@@ -120,40 +173,50 @@ def flow_loss(generator: Generator, batch: MotionBatch, options: GeneratorTraini
     frame = torch.minimum(frame.expand(size, -1), context + batch.known[:, None] - 1)    # the last one repeats
     conditions = generator.project(batch.audio, **batch.controls).map(
         lambda x: x.gather(1, frame[..., None].expand(-1, -1, x.shape[-1])))
-    before, audible, steered = keep(options.drop_context), keep(options.drop_audio), keep(options.drop_controls)
-    # A clip's start has no context.
-    whole = torch.cat([before[:, None].expand(-1, context), torch.ones(size, window)], 1)
-    masks = {name: whole * (steered * keep(.25))[:, None] for name in CONTROLS}
-    masks["audio"] = torch.cat([whole[:, :context], audible[:, None].expand(-1, window)], 1)
+    audible, given = keep(options.drop_audio), keep(options.drop_controls)
+    # A clip's start has no context; soon after it some of it is there.
+    there = torch.where(keep(options.part_context) > 0, context, torch.randint(1, context, (size,), generator=rng))
+    there = there * keep(options.drop_context)
+    before = (torch.arange(context) >= context - there[:, None]).float()
+    whole = torch.cat([before, torch.ones(size, window)], 1)
+    masks = {name: whole * torch.maximum(given * keep(.25), batch.needed[name])[:, None] for name in CONTROLS}
+    masks["audio"] = torch.cat([before, audible[:, None].expand(-1, window)], 1)
     conditions = conditions.keep(**masks)
 
     past, x_1 = batch.motion[:, :context], batch.motion[:, context:]
-    # Generated pasts are not perfect, nor are measured references.
-    past = (past + .04 * torch.randn(past.shape, generator=rng)) * before[:, None, None]
+    # Generated pasts are not perfect, nor are measured references. Of what hardly moves even a little noise would hide
+    # where it was, and heads would jump from window to window.
+    past = (past + .04 * generator.noise_scale * torch.randn(past.shape, generator=rng)) * before[..., None]
     reference = batch.reference + .06 * torch.randn(batch.reference.shape, generator=rng)
-    x_0 = torch.randn(x_1.shape, generator=rng)
+    x_0 = torch.randn(x_1.shape, generator=rng) * generator.noise_scale
     t = torch.sigmoid(.8 + 1.1 * torch.randn(size, generator=rng))      # most effort where little noise is left
     error = generator.velocity(interpolate(x_0, x_1, t), t, conditions, reference, past) - target_velocity(x_0, x_1)
     inside = (torch.arange(window) < batch.known[:, None]).float()[..., None]
     weight = torch.full((config.motion_dim,), 1.5)
     weight[POSE], weight[CAM], weight[GAZE] = 8., 8., 3.    # they vary little within a clip, and a shaking head is ugly
     difference = error[:, 1:] - error[:, :-1]
+    opening = error[..., FACE] @ (decoder / decoder.norm())
 
     def mean(x: Tensor, inside: Tensor) -> Tensor:
-        return (x.square() * weight * inside).sum() / (inside.sum() * config.motion_dim)
+        return (x.square() * inside).sum() / (inside.sum() * config.motion_dim)
 
-    return {"velocity": mean(error, inside), "difference": .5 * mean(difference, inside[:, 1:])}
+    return {"velocity": mean(error * weight.sqrt(), inside),
+            "difference": .5 * mean(difference * weight.sqrt(), inside[:, 1:]),
+            "mouth": options.mouth * mean(opening[..., None], inside)}
 
 
 def train(corpus: Path, out: Path, encoder: Path, pack: Path, options: GeneratorTraining = GeneratorTraining(),
-          config: GeneratorConfig = GeneratorConfig.mini(), minutes: float | None = None, every: int = 50) -> Path:
-    """Train on corpus/train*.npz; resumes from `out`. `encoder` is the file train.audio wrote,
-    `pack` the head pack. Returns out/generator.safetensors (moving average); config and mouth decoder are in
-    out/generator.json."""
+          config: GeneratorConfig = GeneratorConfig.mini(), minutes: float | None = None, every: int = 50,
+          start: Path | None = None) -> Path:
+    """Train on corpus/train*.npz; resumes from `out`, else begins from the generator of the model folder `start`, if
+    given. `encoder` is the file train.audio wrote, its reading beside it; `pack` the head pack. Returns
+    out/generator.safetensors (moving average); config and mouth decoder are in out/generator.json."""
     torch.manual_seed(options.seed)
     out = Path(out)
     basis = expression_basis(pack)
     generator = Generator(config)
+    if start:
+        generator.load_state_dict(load_model(start).generator.state_dict())
     average = Average(generator, options.average)
     optimiser = torch.optim.AdamW(generator.parameters(), options.learning_rate, betas=(.9, .99), weight_decay=.01)
     step, path = 0, out / "generator.pt"
@@ -164,7 +227,7 @@ def train(corpus: Path, out: Path, encoder: Path, pack: Path, options: Generator
         step = state["step"]
     clips = read_training(corpus)
     clips = [clips[i] for i in np.random.default_rng(options.seed).permutation(len(clips))[:options.clips]]
-    pool = MotionPool(clips, load_audio_encoder(encoder), basis, config, options.variants, options.seed)
+    pool = MotionPool(clips, load_audio_encoder(encoder), load_readout(encoder), basis, config, options)
     decoder = mouth_decoder(basis, mouth_gap(pack))
 
     def save() -> None:
@@ -177,15 +240,15 @@ def train(corpus: Path, out: Path, encoder: Path, pack: Path, options: Generator
             unfinished.write_text(json.dumps(
                 {"generator": asdict(config), "mouth_decoder": decoder.tolist(), "step": step}, indent=1))
 
-    log, start = Log(out / "log", step, options.steps, every), time.monotonic()
-    while step < options.steps and (minutes is None or time.monotonic() - start < 60 * minutes):
+    log, begun = Log(out / "log", step, options.steps, every), time.monotonic()
+    while step < options.steps and (minutes is None or time.monotonic() - begun < 60 * minutes):
         done = step / options.steps
         if minutes is not None:                             # a run cut by time still ends with a small learning rate
-            done = max(done, (time.monotonic() - start) / (60 * minutes))
+            done = max(done, (time.monotonic() - begun) / (60 * minutes))
         for group in optimiser.param_groups:
             group["lr"] = options.learning_rate * min(1, (step + 1) / 100, .05 + .95 * max(0, 1 - done) / .5)
-        batch = pool.sample(np.random.default_rng([options.seed, 2, step]), options)
-        terms = flow_loss(generator, batch, options, torch.Generator().manual_seed(step))
+        batch = pool.sample(np.random.default_rng([options.seed, 2, step]))
+        terms = flow_loss(generator, batch, torch.from_numpy(decoder), options, torch.Generator().manual_seed(step))
         optimiser.zero_grad()
         sum(terms.values()).backward()
         nn.utils.clip_grad_norm_(generator.parameters(), 1.)
@@ -202,7 +265,7 @@ def train(corpus: Path, out: Path, encoder: Path, pack: Path, options: Generator
 def load(folder: Path) -> tuple[Generator, np.ndarray]:
     """(generator, mouth decoder (22,)) of a training folder."""
     values = json.loads((Path(folder) / "generator.json").read_text())
-    generator = Generator(GeneratorConfig(**values["generator"]))
+    generator = Generator(read_dataclass(GeneratorConfig, values["generator"], "generator."))
     load_weights(generator, Path(folder) / "generator.safetensors")
     return generator.eval().requires_grad_(False), np.float32(values["mouth_decoder"])
 
@@ -236,6 +299,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--pack", type=Path, required=True, help="the synthetic head pack")
     parser.add_argument("--minutes", type=MINUTES, help="stop after so long; run again to go on")
     parser.add_argument("--every", type=count_to(10**6), default=50, help="steps between lines of progress")
+    parser.add_argument("--start", type=Path, help="model folder whose generator to begin from")
     parser.add_argument("--measure", action="store_true", help="train nothing; print what the weights in OUT do")
     parser.add_argument("--recordings", type=Path, nargs="*", default=[], help="with --measure: recordings of people")
     parser.add_fields(GeneratorTraining)
