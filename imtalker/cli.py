@@ -50,6 +50,9 @@ EXTRA_OF = {
     "python_multipart": "serve",
     "aiortc": "serve",
     "prometheus_client": "serve",
+    "onnx": "export",
+    "onnxscript": "export",
+    "onnxruntime": "export",
 }
 
 TRAININGS = ("reader", "renderer", "audio", "generator", "bundle")
@@ -223,7 +226,9 @@ def _parser() -> OptionParser:
     _add_reporting(command, commands.serve)
 
     command = listed.add_parser(
-        "models", help="list, show, fetch and convert models", description="List, show, fetch and convert models."
+        "models",
+        help="list, show, fetch, convert and export models",
+        description="List, show, fetch, convert and export models.",
     )
     command.set_defaults(run=lambda args, parser=command: parser.print_help())
     kinds = command.add_subparsers(title="commands", metavar="COMMAND", dest="kind", parser_class=OptionParser)
@@ -245,6 +250,19 @@ def _parser() -> OptionParser:
     command.add_argument("folder", type=Path, metavar="DIR", help="folder to write")
     _add_half(command)
     _add_reporting(command, commands.models_convert)
+
+    command = kinds.add_parser(
+        "export",
+        help="write a model's networks as graphs for other runtimes",
+        description="Write a model's networks into DIR as graphs of stock operators for any batch size, each compared "
+        "with the network before anything appears, and graphs.json, which describes their inputs and outputs.",
+    )
+    command.add_argument("folder", type=Path, metavar="DIR", help="folder to write")
+    command.add_argument("--model", default="mini", metavar="NAME|DIR", help="(default: mini)")
+    command.add_argument(
+        "--format", choices=("onnx", "torch"), default="onnx", help="ONNX, or torch.export's own (default: onnx)"
+    )
+    _add_reporting(command, commands.models_export)
 
     command = listed.add_parser(
         "evaluate",

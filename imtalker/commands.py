@@ -203,6 +203,25 @@ def models_convert(args):
     _convert(args, lambda progress: convert(*files, args.half, progress))
 
 
+def models_export(args):
+    import logging
+
+    from .export import export
+
+    if not args.debug:
+        logging.disable(logging.WARNING)  # the exporter's, about packages that nothing here uses
+
+    def told(name: str, error: float) -> None:
+        if not args.quiet and not args.json:
+            print(f"  {name:<15} differs by {error:.1e}", flush=True)
+
+    described = export(args.model, args.folder, args.format, told)
+    if args.json:
+        print(json.dumps({"folder": str(args.folder), **json.loads(described.read_text(encoding="utf-8"))}))
+    elif not args.quiet:
+        print(f"{described}: what the graphs take and give")
+
+
 def _convert(args, make):
     """Make a model's folder with a progress bar; tell where it is, and what making it took."""
     started = time.monotonic()

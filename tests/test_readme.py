@@ -109,6 +109,8 @@ def test_other_commands(desk, arguments, capsys, monkeypatch):
         instead("imtalker.bench.report", "text")
     elif arguments[1] in ("pull", "convert"):
         instead("imtalker.published", arguments[1], "folder")
+    elif arguments[1] == "export":
+        instead("imtalker.export", "export", "graphs.json")
     assert cli.main(arguments) == 0, capsys.readouterr().err
     assert calls or arguments[:2] in (["models", "list"], ["models", "show"])
 

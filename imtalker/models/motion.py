@@ -92,7 +92,7 @@ class IdentityAdapter(nn.Module):
             nn.init.zeros_(self.head.out.weight)
 
     def forward(self, motion: Tensor, identity: Tensor) -> Tensor:
-        change = self.head(self.join(torch.cat([motion, identity.expand(len(motion), -1)], 1)))
+        change = self.head(self.join(torch.cat([motion, identity.expand(motion.shape[0], -1)], 1)))
         return motion + change if self.residual else change
 
 
@@ -116,7 +116,7 @@ class MotionDecoder(nn.Module):
             for i, width in enumerate(widths))
 
     def forward(self, adapted: Tensor) -> list[Tensor]:
-        x = self.first(self.const.expand(len(adapted), -1, -1, -1), adapted)
+        x = self.first(self.const.expand(adapted.shape[0], -1, -1, -1), adapted)
         maps = []
         for level in self.levels:
             for conv in level:

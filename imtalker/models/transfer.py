@@ -68,7 +68,7 @@ class CrossAttention(nn.Module):
 
     def forward(self, driving_map: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         queries = self.queries(driving_map)
-        batch = (len(queries), -1, -1, -1)
+        batch = (queries.shape[0], -1, -1, -1)
         x = F.scaled_dot_product_attention(queries, keys.expand(batch), values.expand(batch))
         return self.merge(x, driving_map.shape)
 
@@ -81,13 +81,15 @@ class CrossAttention(nn.Module):
         all frames that share a source are one table: its keys are neither copied nor read again for every frame.
         """
         queries = self.queries(driving_map)
-        table = queries.unflatten(0, (len(keys), -1)).transpose(1, 2).flatten(2, 3)  # (sources, h, rows, d)
-        rows = max(1, MAX_WEIGHTS.get(table.device.type, 1 << 25) // (len(keys) * self.heads * keys.shape[2]))
+        table = queries.unflatten(0, (keys.shape[0], -1)).transpose(1, 2).flatten(2, 3)  # (sources, h, rows, d)
+        table = table * table.shape[-1] ** -0.5
+        rows = max(1, MAX_WEIGHTS.get(table.device.type, 1 << 25) // (keys.shape[0] * self.heads * keys.shape[2]))
+        pieces = [table] if torch.compiler.is_compiling() else table.split(rows, dim=2)  # a graph has no loops
         attended, looks = [], []
         with torch.autocast(table.device.type, enabled=False):  # its casts would cost more than the rest
             keys, values = keys.float().transpose(-1, -2), values.float()
-            for piece in (table.float() * table.shape[-1] ** -0.5).split(rows, dim=2):
-                logits = piece @ keys
+            for piece in pieces:
+                logits = piece.float() @ keys
                 weights = logits.softmax(-1)
                 attended.append(weights @ values)
                 match = weights.detach().sum(1).argmax(-1)
@@ -161,10 +163,11 @@ class MotionTransfer(nn.Module):
 
 def fetch_means(rows: Tensor, match: Tensor, cells: int, ratio: int) -> Tensor:
     """Every target cell filled with its match's mean: rows (B or 1, N, C), match (B, N) to (B, C, ratio·cells, …)."""
-    rows = rows.expand(len(match), -1, -1)
-    fetched = rows.gather(1, match[..., None].expand(-1, -1, rows.shape[-1])).view(len(match), cells, 1, cells, 1, -1)
+    batch = match.shape[0]
+    rows = rows.expand(batch, -1, -1)
+    fetched = rows.gather(1, match[..., None].expand(-1, -1, rows.shape[-1])).view(batch, cells, 1, cells, 1, -1)
     fetched = fetched.expand(-1, -1, ratio, -1, ratio, -1)
-    return fetched.reshape(len(match), cells * ratio, cells * ratio, -1).permute(0, 3, 1, 2)
+    return fetched.reshape(batch, cells * ratio, cells * ratio, -1).permute(0, 3, 1, 2)
 
 
 def sample_at(level: Tensor, place: Tensor) -> Tensor:
@@ -179,4 +182,4 @@ def sample_at(level: Tensor, place: Tensor) -> Tensor:
     centre = (own(size) * 2 + 1) / size - 1
     grid = torch.stack(torch.meshgrid(centre, centre, indexing="xy")) + offset
     grid = grid.permute(0, 2, 3, 1).to(level.dtype)
-    return F.grid_sample(level.expand(len(place), -1, -1, -1), grid, padding_mode="border", align_corners=False)
+    return F.grid_sample(level.expand(place.shape[0], -1, -1, -1), grid, padding_mode="border", align_corners=False)
