@@ -279,7 +279,7 @@ def test_many_clients_one_after_the_other_leave_no_task_and_no_thread():
 
         visit()
         before = there()
-        for _ in range(20):
+        for _ in range(10):
             visit()
         wait_until(lambda: there()[0] <= before[0] and there()[1] <= before[1] + 32)  # helpers of the pool stay
 
