@@ -17,6 +17,7 @@ from imtalker.live.protocol import HEADER, Hello, Kind, pack, pcm
 from imtalker.live.pump import LEAD, Pump
 from imtalker.live.scheduler import Once, Scheduler
 from imtalker.live.speech import Utterance, espeak, load_speaker
+from imtalker.live.stage import Stage
 
 
 class Work:
@@ -205,13 +206,23 @@ def test_speech_does_not_wait_for_the_idle_second_to_pass(pump):
     assert pump.stalls == 0
 
 
-def test_faces_are_drawn_together_where_that_pays(monkeypatch):
-    monkeypatch.setattr(FakeTalker, "device", "cuda:0")
-    with Running(sessions=4) as server, server.live() as one, server.live() as two:
-        for viewer in (one, two):
-            viewer.take_until(lambda viewer=viewer: len(viewer.pictures) > 25)
-            assert [number_of(viewer.pictures[frame]) for frame in viewer.pictures] == list(viewer.pictures)
-        assert 2 in server.talker.together
+@pytest.mark.parametrize("device, together", [("cuda:0", [2, 1, 1]), ("cpu", [1, 1, 1])])
+def test_faces_are_drawn_together_where_that_pays(device, together):
+    talker, pace = FakeTalker(), Pace()
+    talker.device = device
+    stage = Stage(talker, pace)
+    pumps = [Pump(None, FakeSession(windows=(5,)), Collected(), pace, lambda: None) for _ in range(2)]
+    for pump in pumps:
+        stage.add(pump)
+        pump.say(np.zeros(16_000, np.float32))
+    for _ in range(3):
+        now = time.monotonic()
+        assert stage.wants(now)[0] <= now
+        stage.step(now)
+        stage.remove(pumps[0])  # from now on the other one is alone
+    assert talker.together == together
+    assert [item.frame for item in pumps[1].outbox.moments] == list(range(len(pumps[1].outbox.moments)))
+    assert [number_of(item.picture) for item in pumps[1].outbox.moments] == list(range(len(pumps[1].outbox.moments)))
 
 
 def test_a_face_that_fails_leaves_the_others_alone():

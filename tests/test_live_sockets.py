@@ -128,6 +128,35 @@ def test_text_is_spoken(server):
         assert any(np.abs(sound).max() > 0.1 for sound in viewer.sounds.values())
 
 
+def test_texts_are_spoken_one_after_the_other_and_not_without_end(server):
+    def speaker(text):
+        yield np.full(8_000, 0.1 * int(text), np.float32)
+
+    server.service.speaker = speaker
+    with server.live() as viewer:
+        for n in range(1, 4):
+            viewer.send(type="text", text=str(n))
+        loudest = lambda: [round(float(sound.max()), 1) for _, sound in sorted(viewer.sounds.items()) if sound.any()]
+        viewer.take_until(lambda: loudest().count(0.3) >= 10)
+        assert loudest() == sorted(loudest()) and set(loudest()) == {0.1, 0.2, 0.3}
+        server.service.speaker = lambda text: iter(lambda: time.sleep(0.01) or np.zeros(16, np.float32), None)
+        for _ in range(12):
+            viewer.send(type="text", text="On and on.")
+        assert "wait to be spoken" in viewer.event("error")["error"]
+        viewer.send(type="interrupt")
+        viewer.event("interrupted")
+    wait_until(lambda: not any(thread.name == "utterance" for thread in threading.enumerate()))
+
+
+def test_sound_of_another_rate_comes_through_to_its_end(server):
+    with server.live(rate=44_100) as viewer:
+        viewer.say(np.full(44_100, 0.5, np.float32))
+        viewer.send(type="flush")
+        said = viewer.event("said")["frame"]
+        viewer.take_until(lambda: said in viewer.sounds)
+    assert sum(np.abs(sound).sum() for sound in viewer.sounds.values()) == pytest.approx(8_000, rel=0.02)
+
+
 def test_a_synthesizer_that_fails_says_so(server):
     def speaker(text):
         yield tone(0.1)
@@ -250,7 +279,7 @@ def test_many_clients_one_after_the_other_leave_no_task_and_no_thread():
 
         visit()
         before = there()
-        for _ in range(20):
+        for _ in range(10):
             visit()
         wait_until(lambda: there()[0] <= before[0] and there()[1] <= before[1] + 32)  # helpers of the pool stay
 

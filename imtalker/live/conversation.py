@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 MISTAKES = 20  # messages that a client may get wrong before it is sent away
 BLOCK = SAMPLE_RATE  # samples of a file that are handed on at once
+UTTERANCES = 8  # texts and sounds that may wait to be spoken
 COMMANDS = ("steer", "interrupt", "flush", "text", "listen")
 
 
@@ -41,7 +42,7 @@ class Conversation:
         self.listening = hello.input == "microphone"
         self._service, self._limits, self._metrics = service, service.limits, service.metrics
         self._mistakes = self._dropped = 0
-        self._utterance: Utterance | None = None
+        self._utterances: list[Utterance] = []  # that are not handed over completely, in order
         self._seeing: asyncio.Task | None = None
         common = (self.outbox, service.pace, service.scheduler.wake)
         if hello.input == "camera":
@@ -66,7 +67,7 @@ class Conversation:
                 speech_seconds=self._limits.speech_seconds,
                 answered=self._metrics.answer.observe,
             )
-        self._resampler = soxr.ResampleStream(hello.rate, SAMPLE_RATE, 1, dtype="float32")
+        self._resampler = self._new_resampler()
 
     def ready(self) -> dict:
         """The first message to the client."""
@@ -122,17 +123,19 @@ class Conversation:
         if self._mistakes >= MISTAKES:
             self.outbox.close(f"{MISTAKES} messages could not be understood")
 
-    def speak(self, sound: Iterator[np.ndarray]) -> None:
-        """Speak sound that comes in portions, float32 (n,) at 16 kHz, from an iterator that may take its time; what is
-        still being spoken is not finished."""
-        self._hush()
-        self._utterance = Utterance(self.face, sound)
+    def speak(self, sound: Iterator[np.ndarray], done: Callable[[], None] = lambda: None) -> None:
+        """Speak sound that comes in portions, float32 (n,) at 16 kHz, from an iterator that may take its time, after
+        all that was to be spoken before. done: called when the iterator is not needed any more. Raises InputError."""
+        if isinstance(self.face, Mirror):
+            raise InputError("a camera drives this face: open another session for speech")
+        self._utterances = [utterance for utterance in self._utterances if not utterance.over]
+        if len(self._utterances) >= UTTERANCES:
+            raise InputError(f"{UTTERANCES} texts or sounds wait to be spoken already: send more when some have been")
+        self._utterances.append(Utterance(self.face, sound, next(reversed(self._utterances), None), done))
 
     def speak_file(self, path: Path, done: Callable[[], None]) -> None:
         """done: called when the file is not needed any more."""
-        if isinstance(self.face, Mirror):
-            raise InputError("a camera drives this face: open another session for speech")
-        self.speak(_then(stream_audio(path, BLOCK), done))
+        self.speak(stream_audio(path, BLOCK), done)
 
     async def close(self, reason: str) -> None:
         """Let go of everything; what is being sent ends with `reason`."""
@@ -158,7 +161,7 @@ class Conversation:
         self.face.interrupt(shown)
 
     async def _flush(self, given: dict) -> None:
-        self.face.end()
+        await self._finish()
 
     async def _text(self, given: dict) -> None:
         text = given.get("text")
@@ -174,15 +177,24 @@ class Conversation:
         if not isinstance(on, bool):
             raise InputError("a listen message without on: {'type': 'listen', 'on': true} expected")
         if self.listening and not on:
-            self.face.end()
+            await self._finish()
         self.listening = on
 
     # --------------------------------------------------------------------------------------------------------- inside
 
+    async def _finish(self) -> None:
+        """The sound that the client sent is complete."""
+        await self.sound(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+        self._resampler = self._new_resampler()
+        self.face.end()
+
+    def _new_resampler(self) -> soxr.ResampleStream:
+        return soxr.ResampleStream(self.hello.rate, SAMPLE_RATE, 1, dtype="float32")
+
     def _hush(self) -> None:
-        if self._utterance is not None:
-            self._utterance.stop()
-            self._utterance = None
+        for utterance in self._utterances:
+            utterance.stop()
+        self._utterances.clear()
 
     def _look(self, data: bytes) -> None:
         """One picture at a time: those that come meanwhile are left out."""
@@ -196,10 +208,3 @@ class Conversation:
             await asyncio.to_thread(lambda: self.face.see(read_camera(data, self._limits.pixels)))
         except InputError as error:
             self.mistake(error)
-
-
-def _then(blocks: Iterator[np.ndarray], done: Callable[[], None]) -> Iterator[np.ndarray]:
-    try:
-        yield from blocks
-    finally:
-        done()

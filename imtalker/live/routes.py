@@ -14,7 +14,7 @@ from fastapi.responses import FileResponse, JSONResponse, Response, StreamingRes
 from ..errors import InputError
 from ..media import SAMPLE_RATE, stream_audio
 from ..media.video import VideoReader
-from . import forms, sockets
+from . import forms, rtc, sockets
 from .guard import matches
 from .jobs import Job
 from .pictures import jpeg
@@ -146,20 +146,18 @@ def live_routes(service: Service, key: str | None) -> APIRouter:
     async def live(socket: WebSocket):
         await sockets.live(socket, service, partial(matches, key))
 
-    offer = {"sdp": {"type": "string"}, "hello": {"type": "object", "description": "as over the WebSocket"}}
-    schema = {"type": "object", "properties": offer, "required": ["sdp"]}
+    properties = {"sdp": {"type": "string"}, "hello": {"type": "object", "description": "as over the WebSocket"}}
+    schema = {"type": "object", "properties": properties, "required": ["sdp"]}
     json_body = {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
     @routes.post("/rtc", summary="A live face over WebRTC: an offer in, the answer out", openapi_extra=json_body)
-    async def rtc(request: Request):
-        from .rtc import answer  # aiortc takes a second to import, and not every server needs it
-
+    async def offer(request: Request):
         service.check_ready()
         given = await receive_json(request)
         sdp, hello = given.get("sdp"), given.get("hello", {})
         if not isinstance(sdp, str) or not isinstance(hello, dict):
             raise InputError("an offer such as {'sdp': '...', 'hello': {'source': 'sample'}} is expected")
-        return await answer(service, Hello.read(hello), sdp)
+        return await rtc.answer(service, Hello.read(hello), sdp)
 
     @routes.delete("/sessions/{name}", status_code=204, summary="End a live session")
     async def end(name: str):

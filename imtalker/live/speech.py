@@ -76,11 +76,24 @@ def load_speaker(name: str) -> Speaker:
 class Utterance:
     """Sound that is being handed to a face as it is made, by a thread of its own, no faster than the face takes it."""
 
-    def __init__(self, face: Pump, sound: Iterator[np.ndarray]):
-        self._face, self._sound = face, sound
+    def __init__(
+        self,
+        face: Pump,
+        sound: Iterator[np.ndarray],
+        after: Utterance | None = None,
+        done: Callable[[], None] = lambda: None,
+    ):
+        """sound: portions, float32 (n,) at 16 kHz. after: what is said before it. done: called at the end, whatever
+        happens."""
+        self._face, self._sound, self._after, self._done = face, sound, after, done
         self._stopped = threading.Event()
         self._turn = threading.Lock()  # so that nothing is said any more once `stop` has returned
-        threading.Thread(target=self._run, name="utterance", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="utterance", daemon=True)
+        self._thread.start()
+
+    @property
+    def over(self) -> bool:
+        return not self._thread.is_alive()
 
     def stop(self) -> None:
         with self._turn:
@@ -88,7 +101,10 @@ class Utterance:
 
     def _run(self) -> None:
         try:
-            for samples in self._sound:
+            if self._after is not None:
+                self._after._thread.join()
+                self._after = None
+            for samples in () if self._stopped.is_set() else self._sound:
                 while self._face.full and not self._stopped.wait(0.1):
                     pass
                 if not self._told(self._face.say, samples):
@@ -102,6 +118,7 @@ class Utterance:
         finally:
             if hasattr(self._sound, "close"):  # a generator; any other iterator will do, too
                 self._sound.close()
+            self._done()
 
     def _told(self, tell: Callable, *what) -> bool:
         with self._turn:
