@@ -45,7 +45,7 @@ class Call(nn.Module):
 
 @dataclass(frozen=True)
 class Graph:
-    """One graph: inputs and outputs by name, the example inputs, and which of them have the batch as first dimension."""
+    """One graph: example inputs by name, outputs' names, and which inputs have the batch as first dimension."""
 
     name: str
     module: Call
@@ -97,7 +97,8 @@ def graphs(model: Model) -> list[Graph]:
         Graph("motion_encoder", Call(renderer.motion_encoder, lambda network, x: (network(x),)), {"pictures": pictures},
               ["motion"], {"pictures"}),
         Graph("frame_renderer", Call(renderer, render), {"motion": motion, **wanted}, ["frames"], {"motion"}),
-        Graph("conditions", Call(generator.projections, project), raw, [f"{name}_projected" for name in CONDITIONS], set(raw)),
+        Graph("conditions", Call(generator.projections, project), raw, [f"{name}_projected" for name in CONDITIONS],
+              set(raw)),
         Graph("velocity", Call(generator, lambda network, *given: (network(*given),)), flow, ["velocity"], set(flow)),
     ]
 
@@ -108,8 +109,8 @@ def export(model: str | os.PathLike, folder: str | os.PathLike, kind: str = "onn
 
     model: as in `load_model`. kind: "onnx", or "torch" for `torch.export.load`. told(name, error) is called with each
     graph's greatest relative distance from the network, over outputs and over batches of one and of three.
-    Raises InputError for an unknown model or format or a folder that cannot be written, ModuleNotFoundError where ONNX's
-    packages are missing, RuntimeError where a graph is not equal to its network; then nothing is left behind.
+    Raises InputError for an unknown model or format, ModuleNotFoundError where ONNX's packages are missing,
+    RuntimeError where a graph is not equal to its network; then nothing is left behind.
     """
     if kind not in FORMATS:
         raise InputError(f"format {kind!r} is not known: {' or '.join(FORMATS)} expected")

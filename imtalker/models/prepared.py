@@ -1,8 +1,8 @@
 """The renderer as it runs when nothing is trained: the same numbers from fewer and larger operations.
 
-`prepare` does once what the trained modules do for every frame: scales and batch norms go into the convolutions' weights,
-layer norms into the projections after them, gains into biases, tables of positions are looked up. What it makes has no
-state of its own on disk, runs under autocast and `torch.compile`, and keeps every map in channels-last memory.
+`prepare` does once what the trained modules do for every frame: scales and batch norms go into the convolutions'
+weights, layer norms into the projections after them, gains into biases, tables of positions are looked up. What it
+makes has no state of its own on disk, runs under autocast, and keeps every map in channels-last memory.
 
 Shapes as in `layers`: B batch, C channels, H x W pixels or cells.
 """
@@ -33,9 +33,9 @@ from .synthesis import WINDOW, GlobalAttention, WindowAttention
 
 @torch.no_grad()
 def prepare(module: nn.Module) -> nn.Module:
-    """A module equal to `module`, which must be in evaluation mode and is left as it is; what needs no change is shared.
+    """A module equal to `module`, which must be in evaluation mode and is left as it is; both share what is the same.
 
-    Relative difference of the results in float32: under 1e-5. Prepare where it shall run: on its device, in its type.
+    Every network differs by less than 1e-5 in float32. Prepare where it shall run: on its device, in its type.
     """
     if module.training:
         raise ValueError(f"{type(module).__name__} is being trained; call eval() before prepare()")
@@ -98,7 +98,7 @@ class Conv(nn.Module):
         return x if self.slope == 1 else F.leaky_relu_(x, self.slope)
 
 
-# F(m x m, 3 x 3) by m: what makes a tile's transform, a kernel's, and m outputs of m + 2 products, all for one dimension
+# F(m x m, 3 x 3) by m: what transforms a tile, a kernel, and m + 2 products into m outputs, each in one dimension
 # (A. Lavin, S. Gray: Fast Algorithms for Convolutional Neural Networks, arXiv 1509.09308)
 WINOGRAD = {
     2: ([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]],
@@ -137,7 +137,8 @@ class WinogradConv(nn.Module):
         """(B, H + 2, W + 2, C) to (B, H, W, C')."""
         m, (b, height, width, channels) = self.tile, x.shape
         tiles = x.unfold(1, m + 2, m).unfold(2, m + 2, m).permute(4, 5, 0, 1, 2, 3)  # (m + 2, m + 2, B, H/m, W/m, C)
-        products = torch.bmm((self.into @ tiles.reshape(len(self.weight), -1)).unflatten(1, (-1, channels)), self.weight)
+        tiles = (self.into @ tiles.reshape(len(self.weight), -1)).unflatten(1, (-1, channels))
+        products = torch.bmm(tiles, self.weight)
         x = (self.out @ products.flatten(1)).view(m, m, b, (height - 2) // m, (width - 2) // m, -1)
         return x.permute(2, 3, 0, 4, 1, 5).reshape(b, height - 2, width - 2, -1)
 
