@@ -74,12 +74,12 @@ class IMTalker:
         self.name = name
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
-        if self.device.type == "cpu":
-            keep_freed_memory()
         self.renderer = prepare(model.renderer.to(self.device, memory_format=torch.channels_last).eval())
         self.generator = model.generator.to(self.device).eval().requires_grad_(False)
         self.audio_encoder = model.audio_encoder.to(self.device).eval().requires_grad_(False)
         self.config = model.config
+        if self.device.type == "cpu":  # not before: what loading took is given back
+            keep_freed_memory()
 
     @classmethod
     def from_pretrained(

@@ -33,7 +33,8 @@ from .synthesis import WINDOW, GlobalAttention, WindowAttention
 
 @torch.no_grad()
 def prepare(module: nn.Module) -> nn.Module:
-    """A module equal to `module`, which must be in evaluation mode and is left as it is; both share what is the same.
+    """A module equal to `module`, which must be in evaluation mode and is left as it is. They share no memory, so that
+    mapped weights can be let go.
 
     Every network differs by less than 1e-5 in float32. Prepare where it shall run: on its device, in its type.
     """
@@ -52,6 +53,8 @@ def twin_of(module: nn.Module) -> nn.Module:
     for name, value in vars(module).items():
         if isinstance(value, dict):  # parameters, buffers, hooks: each module has its own
             setattr(twin, name, copy.copy(value))
+    for name, parameter in module.named_parameters(recurse=False):
+        twin._parameters[name] = constant(parameter)
     for name, child in module.named_children():
         twin._modules[name] = prepare(child)
     return twin
@@ -59,8 +62,8 @@ def twin_of(module: nn.Module) -> nn.Module:
 
 def constant(x: Tensor) -> nn.Parameter:
     """What is computed once, as a parameter, so that it follows the module to devices and into exported graphs."""
-    x = x.contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.contiguous_format)
-    return nn.Parameter(x.detach(), requires_grad=False)
+    x = x.detach().clone(memory_format=torch.channels_last if x.ndim == 4 else torch.contiguous_format)
+    return nn.Parameter(x, requires_grad=False)
 
 
 # ------------------------------------------------------------------------------------------------------- convolutions
@@ -206,12 +209,6 @@ class PreparedConvBlock(nn.Module):
         return self.residuals(self.conv2(F.avg_pool2d(x, 2) if self.down else x))
 
 
-def prepared_appearance_encoder(encoder: AppearanceEncoder) -> AppearanceEncoder:
-    twin = twin_of(encoder)
-    twin.stem, twin.stem_norm = Conv.of(encoder.stem, encoder.stem_norm), nn.Identity()
-    return twin
-
-
 class PreparedDownBlock(nn.Module):
     def __init__(self, block: DownBlock):
         super().__init__()
@@ -276,8 +273,8 @@ class PreparedAttention(nn.Module):
     def __init__(self, block: GlobalAttention | WindowAttention):
         super().__init__()
         self.heads = block.heads
-        self.proj = block.proj
-        self.inner, self.outer = linear(*after_norm(block.norm_ffn, block.ffn[0])), block.ffn[2]
+        self.proj = prepare(block.proj)
+        self.inner, self.outer = linear(*after_norm(block.norm_ffn, block.ffn[0])), prepare(block.ffn[2])
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """x: (n, N, C), attended: (n, h, N, d)."""
@@ -288,7 +285,7 @@ class PreparedAttention(nn.Module):
 class PreparedGlobalAttention(PreparedAttention):
     def __init__(self, block: GlobalAttention):
         super().__init__(block)
-        self.q_position, self.k_position = block.q_position, block.k_position
+        self.q_position, self.k_position = constant(block.q_position), constant(block.k_position)
         self.q_proj = linear(*after_norm(block.norm_q, block.q_proj))
         self.k_proj = linear(*after_norm(block.norm_kv, block.k_proj))
         self.v_proj = linear(*after_norm(block.norm_kv, block.v_proj))
@@ -344,7 +341,7 @@ class PreparedWindowAttention(PreparedAttention):
 
 
 PREPARED = {
-    AppearanceEncoder: prepared_appearance_encoder,
+    AppearanceEncoder: copy.deepcopy,  # runs once for each picture: not worth the memory
     ConvBlock: PreparedConvBlock,
     ResidualBlock: PreparedResidualBlock,
     DownBlock: PreparedDownBlock,
