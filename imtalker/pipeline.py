@@ -45,6 +45,7 @@ from .models.generator import extend
 from .models.prepared import prepare
 from .models.renderer import SourceFeatures
 from .stream import MotionStream
+from .workers import Workers
 
 AUDIO_BLOCK = 2 * SAMPLE_RATE  # samples read at once
 # Pixels rendered at once: more gains nothing, takes memory, and the first frame comes later
@@ -78,6 +79,10 @@ class IMTalker:
         self.generator = model.generator.to(self.device).eval().requires_grad_(False)
         self.audio_encoder = model.audio_encoder.to(self.device).eval().requires_grad_(False)
         self.config = model.config
+        # Pictures that are read or drawn at once: in one batch, or on a CPU in as many as there are threads for
+        batch = max(1, BATCH_PIXELS.get(self.device.type, 2 * 512**2) // self.config.size**2)
+        self._workers = Workers(min(batch, torch.get_num_threads()) if self.device.type == "cpu" else 1)
+        self._batch = batch // self._workers.count
         if self.device.type == "cpu":  # not before: what loading took is given back
             keep_freed_memory()
 
@@ -249,22 +254,32 @@ class IMTalker:
         """Motion latents (n, 32) float32 of the cropped frames, uint8 (H, W, 3) RGB, of a video."""
         size = self.renderer.config.size
         frames = (crop.apply(frame, size) for frame in video)
-        while batch := list(islice(frames, self._batch)):
+
+        def read(batch: list[np.ndarray]) -> Tensor:
             with torch.inference_mode(), self._autocast():
-                motion = self.renderer.encode_motion(self._tensor(np.stack(batch)))
-            yield motion.float()
+                return self.renderer.encode_motion(self._tensor(np.stack(batch))).float()
+
+        return self._workers.map(read, iter(lambda: list(islice(frames, self._batch)), []))
 
     # ------------------------------------------------------------------------------------------------------ rendering
 
     def render(self, source: Source, motion: Iterable[Tensor]) -> Iterator[np.ndarray]:
         """Frames, uint8 (S, S, 3) RGB, one for each row of the portions of motion latents (n, 32)."""
-        for portion in motion:
-            own = len(source.features.motion) > 1  # one row of features for each of the portion's
-            for latents in [portion.to(self.device)] if own else portion.to(self.device).split(self._batch):
-                with torch.inference_mode():
-                    frames = self._frames(source, latents)
-                    pixels = frames.float().mul(255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
-                yield from pixels.contiguous().cpu().numpy()
+        own = len(source.features.motion) > 1  # one row of features for each of the portion's
+
+        def draw(latents: Tensor) -> np.ndarray:
+            with torch.inference_mode():
+                frames = self._frames(source, latents)
+                pixels = frames.float().mul(255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+                return pixels.contiguous().cpu().numpy()
+
+        def split(portion: Tensor) -> Sequence[Tensor]:
+            share = math.ceil(len(portion) / self._workers.count)
+            return [portion] if own else portion.split(min(self._batch, max(share, 1)))
+
+        pieces = (piece for portion in motion for piece in split(portion.to(self.device)))
+        for frames in self._workers.map(draw, pieces):
+            yield from frames
 
     def render_together(self, faces: Sequence[tuple[Source, Tensor]]) -> list[list[np.ndarray]]:
         """Frames, uint8 (S, S, 3) RGB, of several sources, drawn at once: for each of them its latents (n, 32)."""
@@ -285,10 +300,6 @@ class IMTalker:
                 return self.renderer.synthesis([x.to(fine) for x in aligned])
         with self._autocast():
             return self.renderer.synthesis(aligned)
-
-    @property
-    def _batch(self) -> int:
-        return max(1, BATCH_PIXELS.get(self.device.type, 2 * 512**2) // self.config.size**2)
 
     def _tensor(self, pictures: np.ndarray) -> Tensor:
         """uint8 (B, S, S, 3) -> float32 (B, 3, S, S) in [0, 1] on the device."""

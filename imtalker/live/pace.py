@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..media.clock import FPS
 
-SPARE = 0.15  # of the time: for sound, compression and whatever else the machine does
+SPARE = 0.05  # of the time: for sound, compression and whatever else the machine does
 MOVING = 0.35  # of the time that motion may take, so that the rest is left for drawing
 WINDOWS = (5, 10, 15, 25)  # frames
 LEAST = 0.1  # share that a face gets in any case

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 LEAD = 0.4  # seconds before its time that a moment is made at the earliest: more would make interrupting slow
 CUSHION = 0.05  # seconds that a moment shall be ready before it is due
 IDLE = 25  # frames made at once while nobody speaks
-PATIENCE = 0.25  # seconds without sound until nobody seems to speak
+PATIENCE = 0.12  # seconds without sound until nobody seems to speak
 SOON = 0.5  # seconds in which a change of what an idle face does shall show
 BATCH = 2  # frames of one face drawn in one step: more would let the first of them wait for the others
 LAG = 1.0  # seconds that a microphone's sound may be late, besides what the session needs to hear ahead
@@ -73,6 +73,7 @@ class Pump:
         self._waiting = 0  # samples in it
         self._heard_at = -np.inf
         self._begun_at: float | None = None  # when sound began to come after a pause
+        self._delay = 0.0  # seconds from then until its first frame can be made
         self._ended = False  # nothing more belongs to what was heard so far
         self._orders: deque[Callable[[], None]] = deque()
         # The scheduler's thread alone
@@ -93,13 +94,13 @@ class Pump:
             if self._behind() > self._session.steady_delay + LAG:
                 self.unheard += len(samples)
                 return
-            self._add(samples)
+            self._add(samples, self._session.delay)
         self._wake()
 
     def say(self, samples: np.ndarray) -> None:
         """Sound to be spoken, float32 (n,) at 16 kHz, as fast as it comes; not while the pump is `full`."""
         with self._lock:
-            self._add(samples)
+            self._add(samples, 0.0)
         self._wake()
 
     @property
@@ -160,7 +161,8 @@ class Pump:
             except InputError as error:
                 self.outbox.put(Event("error", {"error": str(error)}))
         if self._heard and self._idling:
-            self._forget(self._next)
+            begun_at = self._begun_at
+            self._forget(self._next if begun_at is None else max(self._next, min(self._answer(begun_at), self.made)))
         if not self._pending:
             self._move(now)
         rows = self._choose()
@@ -200,10 +202,11 @@ class Pump:
     def _due(self, frame: int, now: float) -> float:
         return now if self._start is None else self._start + frame / FPS
 
-    def _add(self, samples: np.ndarray) -> None:
+    def _add(self, samples: np.ndarray, delay: float) -> None:
+        """delay: seconds until there is enough of it for its first frame."""
         now = self.asked = time.monotonic()
         if now > self._heard_at + PATIENCE and not self._heard:
-            self._begun_at = now
+            self._begun_at, self._delay = now, delay
         self._heard_at = now
         self._heard.append(samples)
         self._waiting += len(samples)
@@ -223,6 +226,7 @@ class Pump:
         if heard:
             samples = np.concatenate(heard)
             if begun_at is not None:
+                self._idle_on(begun_at)
                 self._awaited = self._sound.end // SAMPLES_PER_FRAME, begun_at
             self._idle_from = math.inf
             self._session.push(samples)
@@ -296,11 +300,24 @@ class Pump:
             self._forget(self._next)  # not only after the idle second that is made already
         self._session.steer(**controls)
 
+    def _answer(self, begun_at: float) -> int:
+        """The first frame that can belong to sound which began to come then: until it the face idles on."""
+        wait = self._delay + self._time_for(1)
+        return int((begun_at + wait - self._due(0, begun_at)) * FPS)
+
+    def _idle_on(self, begun_at: float) -> None:
+        """Idle until the sound that began to come can be answered."""
+        missing = self._answer(begun_at) - self.made
+        if self._start is not None and missing > 0:
+            self._sound.fill()
+            self._sound.add(np.zeros(missing * SAMPLES_PER_FRAME, np.float32))
+            self._session.idle(missing)
+
     def _forget(self, frame: int) -> None:
         """Go on with `frame`, as if nothing had been said or made after it."""
         self._session.interrupt(frame)
         self.made = self._session.frames
-        self._pending.clear()
+        self._pending = deque((number, latents) for number, latents in self._pending if number < self.made)
         self._more, self._idle_from = False, math.inf
         self._sound.cut(self.made)
 

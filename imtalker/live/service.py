@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("imtalker.live")
 
-LIVE_NFE = 5  # velocity evaluations for each window of a live face's motion, when nobody says how many
+LIVE_NFE = 4  # velocity evaluations for each window of a live face's motion, when nobody says how many
 LEAST_RATE = 5.0  # frames a second that every face has to get; where they could not, a further one is refused
 THREADS = 32  # for what is neither the model nor the event loop: compressing, decoding, finding faces
 FAREWELL = 2.0  # seconds in which clients are told that the server stops
