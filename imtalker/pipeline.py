@@ -79,10 +79,10 @@ class IMTalker:
         self.generator = model.generator.to(self.device).eval().requires_grad_(False)
         self.audio_encoder = model.audio_encoder.to(self.device).eval().requires_grad_(False)
         self.config = model.config
-        # Pictures that are read or drawn at once: in one batch, or on a CPU in as many as there are threads for
-        batch = max(1, BATCH_PIXELS.get(self.device.type, 2 * 512**2) // self.config.size**2)
-        self._workers = Workers(min(batch, torch.get_num_threads()) if self.device.type == "cpu" else 1)
-        self._batch = batch // self._workers.count
+        # pictures that are read or drawn at once: in one batch, or on a CPU in as many as there are threads for
+        self.at_once = max(1, BATCH_PIXELS.get(self.device.type, 2 * 512**2) // self.config.size**2)
+        self._workers = Workers(min(self.at_once, torch.get_num_threads()) if self.device.type == "cpu" else 1)
+        self._batch = self.at_once // self._workers.count
         if self.device.type == "cpu":  # not before: what loading took is given back
             keep_freed_memory()
 

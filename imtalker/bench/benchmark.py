@@ -25,7 +25,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..commands import ASSETS
-from ..face import driving_crop, source_crop
+from ..face import driving_crop, no_crop, source_crop
 from ..media import FPS, SAMPLE_RATE, VideoReader, load_audio, load_picture, write_video
 from ..models.generator import Generator
 from ..pipeline import IMTalker
@@ -110,7 +110,7 @@ def machine(device: torch.device) -> str:
 def _figures(samples: dict[str, np.ndarray], costs: dict[str, Cost]) -> dict:
     """samples: name -> (runs,) as `_Bench` names them."""
     frame, motion, plain = samples["frame"], samples["motion"], samples["plain_frame"]
-    samples["synthesis"] = frame - samples["align"]
+    samples["synthesis"] = samples["stages"] - samples["align"]
     heard = samples["features"] + samples["sampling"]  # by the same code on both sides
     network = {  # seconds a frame: ours, plain
         "animate_network": (heard + frame, heard + plain),
@@ -183,11 +183,12 @@ class _Bench:
         self.plain_source = self.plain.encode_source(self.square)
         self.sound = torch.from_numpy(np.resize(sound, round(SOUND * SAMPLE_RATE))).to(talker.device)
         self.features = self.inferred(lambda: talker.audio_encoder(self.sound))
-        self.batch = talker._batch
+        self.batch = talker.at_once
         motion = torch.cat(list(self.sample(talker.generator)))
         self.latents = motion[torch.arange(self.batch) % len(motion)].to(talker.device)
         crop, size = driving_crop(frames), talker.config.size
-        self.frames = talker._tensor(np.stack([crop.apply(x, size) for x in islice(cycle(frames), self.batch)]))
+        self.squares = [crop.apply(x, size) for x in islice(cycle(frames), self.batch)]
+        self.frames = talker._tensor(np.stack(self.squares))
         self.maps = self.inferred(lambda: talker.renderer.motion_maps(self.latents, self.source.features.identity))
         self.painted = self.inferred(lambda: talker._frames(self.source, self.latents))
         self.drawn = list(talker.render(self.source, [self.latents]))
@@ -202,7 +203,7 @@ class _Bench:
 
     def convert(self) -> None:
         """What `render` does beside the networks."""
-        self.talker._frames = lambda source, latents: self.painted
+        self.talker._frames = lambda source, latents: self.painted[: len(latents)]
         try:
             list(self.talker.render(self.source, [self.latents]))
         finally:
@@ -226,10 +227,11 @@ class _Bench:
             return seconds(lambda: self.inferred(call), frames)
 
         yield "plain_frame", seconds(lambda: self.plain.frame(self.plain_source, self.latents[:1]))
-        yield "frame", network(lambda: talker._frames(self.source, self.latents), batch)
+        yield "frame", seconds(lambda: list(talker.render(self.source, [self.latents])), batch)
+        yield "stages", network(lambda: talker._frames(self.source, self.latents), batch)
         yield "frame_alone", network(lambda: talker._frames(self.source, self.latents[:1]))
         yield "plain_motion", seconds(lambda: self.plain.encode_motion(self.frames[:1]))
-        yield "motion", network(lambda: renderer.encode_motion(self.frames), batch)
+        yield "motion", seconds(lambda: list(talker.driving_motion(self.squares, no_crop(size, size))), batch)
         yield "motion_alone", network(lambda: renderer.encode_motion(self.frames[:1]))
 
         yield "align", network(lambda: renderer.align(features, self.latents), batch)

@@ -1,0 +1,43 @@
+"""Pieces of work side by side: in order, not too far ahead, and an error of one reaches who asked."""
+
+import threading
+import time
+
+import pytest
+
+from imtalker.workers import Workers
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_results_come_in_order_and_not_too_far_ahead(count):
+    begun = []
+
+    def slow(k):
+        begun.append(k)
+        time.sleep(0.02 * (k % 2))
+        return k * k
+
+    made = Workers(count).map(slow, range(10))
+    assert begun == []
+    for k, value in enumerate(made):
+        assert value == k * k and max(begun) <= k + count
+
+
+def test_pieces_are_worked_on_at_the_same_time():
+    both = threading.Barrier(2, timeout=10)
+    assert len(list(Workers(2).map(lambda k: both.wait(), range(4)))) == 4
+
+
+def test_an_error_reaches_who_asked_and_the_workers_go_on():
+    workers = Workers(2)
+
+    def picky(k):
+        if k == 2:
+            raise ValueError("no twos")
+        return k
+
+    made = workers.map(picky, range(5))
+    assert [next(made), next(made)] == [0, 1]
+    with pytest.raises(ValueError, match="no twos"):
+        next(made)
+    assert list(workers.map(picky, [3, 4])) == [3, 4]
