@@ -208,14 +208,16 @@ def models_export(args):
 
     from .export import export
 
-    if not args.debug:
-        logging.disable(logging.WARNING)  # the exporter's, about packages that nothing here uses
-
     def told(name: str, error: float) -> None:
         if not args.quiet and not args.json:
             print(f"  {name:<15} differs by {error:.1e}", flush=True)
 
-    described = export(args.model, args.folder, args.format, told)
+    if not args.debug:
+        logging.disable(logging.WARNING)  # the exporter's, about packages that nothing here uses
+    try:
+        described = export(args.model, args.folder, args.format, told)
+    finally:
+        logging.disable(logging.NOTSET)
     if args.json:
         print(json.dumps({"folder": str(args.folder), **json.loads(described.read_text(encoding="utf-8"))}))
     elif not args.quiet:

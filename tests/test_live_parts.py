@@ -101,9 +101,9 @@ def test_the_share_of_frames_follows_the_time_there_is():
     for _ in range(200):
         pace.moved(5, 0.02)  # 4 ms a frame
         pace.drew(2, 0.04)  # 20 ms a frame
-    assert pace.share == 1  # 24 of 34 ms
+    assert pace.share == 1  # 24 of 38 ms
     pace.faces = 2
-    assert pace.share == pytest.approx((0.017 - 0.004) / 0.02, rel=0.05)
+    assert pace.share == pytest.approx((0.019 - 0.004) / 0.02, rel=0.05)
     pace.faces = 20
     assert pace.share == 0.1
     assert pace.fits(4, 5) and not pace.fits(5, 5)  # 200 ms of drawing and motion a second for each

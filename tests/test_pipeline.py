@@ -95,7 +95,7 @@ def test_frames_are_made_while_they_are_asked_for(talker, source):
         assert not made
         frames = iter(clip)
         next(frames)
-        assert len(made) == 1
+        assert 1 <= len(made) <= 1 + talker._workers.count  # of the clip's fifty and more
         frames.close()
     finally:
         del talker.renderer.align
