@@ -19,6 +19,7 @@ from pathlib import Path
 
 from . import __version__, commands, options
 from .errors import InputError
+from .evaluate import PROTOCOLS
 from .options import OptionParser
 
 # What the operating system says when a path or a disk of the user's is at fault
@@ -55,14 +56,6 @@ EXTRA_OF = {
     "onnxruntime": "export",
 }
 
-PROTOCOLS = (  # of evaluation, which is not imported before it is wanted
-    "self_reenactment",
-    "cross_reenactment",
-    "audio_driven",
-    "pose_controlled",
-    "gaze_controlled",
-    "silence",
-)
 TRAININGS = ("reader", "renderer", "audio", "generator", "bundle", "observer", "recogniser")
 
 

@@ -22,6 +22,7 @@ from ..media import FPS, SAMPLE_RATE
 from ..pipeline import IMTalker
 from ..synth.motion import Motion
 from ..synth.speech import Speech
+from . import PROTOCOLS
 from .field import Networks, frechet
 from .identity import Recogniser, aligned_faces
 from .metrics import behaviour, copied_motion, gaze_error, mouth_motion, pictures, pose_error
@@ -37,7 +38,6 @@ from .performance import (
     spoken_motion,
 )
 
-PROTOCOLS = ("self_reenactment", "cross_reenactment", "audio_driven", "pose_controlled", "gaze_controlled", "silence")
 COMPARED_AS_SETS = PROTOCOLS[:3]  # by the Frechet distances of FID and FVD
 MODEL, CEILING, FLOOR = "model", "ceiling", "floor"
 
@@ -167,9 +167,10 @@ def compare(task: Task, made: dict[str, np.ndarray], pace: dict[str, float], jud
     result = Result(task.protocol, task.person)
     length = min(map(len, clips.values()))
     shown = np.linspace(0, length - 1, min(keep, length)).round().astype(int)
+    marks = judges.see(task.still).landmarks
     for row, frames in clips.items():
         read = judges.see(frames[:length])
-        result.metrics[row] = measure(task, frames[:length], read, judges, known)
+        result.metrics[row] = measure(task, frames[:length], read, judges, known, marks)
         result.metrics[row]["fps"] = pace.get(row, float("nan"))
         result.frames[row], result.mouths[row] = frames[shown], read.mouth
         if task.protocol in COMPARED_AS_SETS:
@@ -180,9 +181,10 @@ def compare(task: Task, made: dict[str, np.ndarray], pace: dict[str, float], jud
     return result
 
 
-def measure(task: Task, frames: np.ndarray, read: Reading, judges: Judges, known: np.ndarray) -> dict[str, float]:
-    """The metrics of one clip (T, S, S, 3), of which `read` is what is seen. identity_kept: share of frames to which,
-    of all sources, the person's own is nearest."""
+def measure(task: Task, frames: np.ndarray, read: Reading, judges: Judges, known: np.ndarray,
+            marks: np.ndarray) -> dict[str, float]:
+    """The metrics of one clip (T, S, S, 3), of which `read` is what is seen; known: see `compare`; marks: landmarks
+    (1, 68, 2) of the source. identity_kept: share of frames to which, of all sources, the person's own is nearest."""
     true, networks, measured = task.true, judges.networks, {}
     if task.driving is not None:
         measured = {**pictures(frames, true.frames), "lpips": networks.lpips(frames, true.frames[:len(frames)]),
@@ -194,7 +196,6 @@ def measure(task: Task, frames: np.ndarray, read: Reading, judges: Judges, known
     if task.protocol != "silence":
         measured |= mouth_motion(read, true)
     nearest = (judges.recognise(frames, read) @ known.T).argmax(1)
-    marks = judges.see(task.still).landmarks
     measured |= {**behaviour(read, true), "identity_kept": float((nearest == task.person).mean()),
                  "csim": networks.csim(frames, read.landmarks, task.still, marks)}
     if task.protocol == "audio_driven":

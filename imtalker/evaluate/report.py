@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .protocols import CEILING, FLOOR, MODEL, PROTOCOLS, Result, averages, spreads
+from . import PROTOCOLS
+from .protocols import CEILING, FLOOR, MODEL, Result, averages, spreads
 
 UNITS = {"psnr": "dB", "landmark_distance": "%", "expression_error": "%", "landmark_jitter": "%",
          "mouth_lag_frames": "frames"}
