@@ -148,7 +148,7 @@ class IMTalker:
             "cam": read_control("cam", cam),
         }
         controls = {kind: torch.from_numpy(rows).to(self.device) for kind, rows in given.items() if rows is not None}
-        sampling = self.sampling(nfe, guidance_scale, seed, windows)
+        sampling = self._sampling(nfe, guidance_scale, seed, windows)
         # Only decoding tells how long a file is; it also tells at once whether it can be decoded.
         frames = frame_count(sum(len(samples) for samples in stream_audio(audio, AUDIO_BLOCK)))
 
@@ -217,21 +217,16 @@ class IMTalker:
         lips at the price of their delay. The others as for `animate`. A whole file through a session gives the frames
         of `animate` with the same windows. Raises InputError for numbers that make no sense.
         """
-        return Session(
-            self,
-            source,
-            seed=seed,
-            nfe=nfe,
-            guidance_scale=guidance_scale,
-            windows=windows,
-            look_ahead=look_ahead,
-        )
+        sampling = self._sampling(nfe, guidance_scale, seed, windows)
+        return Session(self, source, look_ahead=look_ahead, **sampling)
 
     def motion_stream(self, source: Source, **options) -> MotionStream:
         """Sound to motion of `source`; options as of `MotionStream`."""
         return MotionStream(self.audio_encoder, self.generator, source.features.motion, **options)
 
-    def sampling(self, nfe: int | None, guidance_scale: float | None, seed: int, windows: Sequence[int] | None) -> dict:
+    def _sampling(
+        self, nfe: int | None, guidance_scale: float | None, seed: int, windows: Sequence[int] | None
+    ) -> dict:
         """Options of the sampler, the model's own where None is given. Raises InputError for what makes no sense."""
         nfe = self.config.nfe if nfe is None else nfe
         scale = self.config.guidance_scale if guidance_scale is None else guidance_scale

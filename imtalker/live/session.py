@@ -39,24 +39,15 @@ class Session:
 
     sample_rate = SAMPLE_RATE
 
-    def __init__(
-        self,
-        talker: IMTalker,
-        source: Source,
-        *,
-        seed: int = 0,
-        nfe: int | None = None,
-        guidance_scale: float | None = None,
-        windows: Sequence[int] = WINDOWS,
-        look_ahead: int = 0,
-    ):
-        sampling = talker.sampling(nfe, guidance_scale, seed, windows)
+    def __init__(self, talker: IMTalker, source: Source, *, windows: Sequence[int], look_ahead: int, **sampling):
+        """sampling: the other options of `MotionStream`."""
         most = talker.generator.config.window - max(windows)
         if not 0 <= look_ahead <= most:
             raise InputError(f"look_ahead={look_ahead}: with windows {tuple(windows)}, 0 to {most} frames expected")
         self._talker, self._source = talker, source
         self._steering = Steering(talker.device)
-        self._stream = talker.motion_stream(source, controls=self._steering, look_ahead=look_ahead, **sampling)
+        sampling |= {"windows": windows, "look_ahead": look_ahead}
+        self._stream = talker.motion_stream(source, controls=self._steering, **sampling)
         self._ahead = look_ahead + talker.audio_encoder.wait_frames
         self._set_delays(windows)
         self.frames = 0
