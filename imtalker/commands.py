@@ -14,10 +14,10 @@ import sys
 import time
 from pathlib import Path
 
+from .bundled import ASSETS
 from .errors import InputError
 from .memory import peak_memory
 
-ASSETS = Path(__file__).parent / "assets"
 BAR_DELAY = 2.0  # seconds that something may take before a progress bar appears
 
 

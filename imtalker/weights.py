@@ -22,12 +22,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .bundled import ASSETS
 from .errors import InputError
 from .models.audio import FRAME_RATE, SAMPLE_RATE, MelEncoder, MelEncoderConfig, Wav2Vec2Encoder, Wav2Vec2EncoderConfig
 from .models.generator import Generator, GeneratorConfig
 from .models.renderer import Renderer, RendererConfig
 
-ASSETS = Path(__file__).parent / "assets"
 FORMAT = 1  # of the folder; raised when an older reader could not understand it
 PARTS = ("renderer", "generator", "audio_encoder")
 AUDIO_ENCODERS = {"mel": (MelEncoderConfig, MelEncoder), "wav2vec2": (Wav2Vec2EncoderConfig, Wav2Vec2Encoder)}

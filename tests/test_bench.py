@@ -12,8 +12,8 @@ from torch import nn
 
 from imtalker.bench.counts import cost
 from imtalker.bench.plain import PlainRenderer
+from imtalker.bundled import ASSETS
 from imtalker.cli import main
-from imtalker.commands import ASSETS
 from imtalker.media import VideoReader, load_picture
 from imtalker.models.renderer import Renderer
 from imtalker.models.synthesis import GlobalAttention, WindowAttention

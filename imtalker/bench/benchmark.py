@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from .. import __version__
-from ..commands import ASSETS
+from ..bundled import ASSETS
 from ..face import driving_crop, no_crop, source_crop
 from ..media import FPS, SAMPLE_RATE, VideoReader, load_audio, load_picture, write_video
 from ..models.generator import Generator

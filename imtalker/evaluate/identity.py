@@ -7,7 +7,6 @@ in a made clip is still the source and none of the others; it is no judge of lik
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 import cv2
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 
-from ..errors import InputError
+from ..bundled import weights_file
 from ..weights import complete
 
 FACE = 112  # pixels
@@ -65,11 +64,7 @@ class Recogniser:
     @classmethod
     def load(cls, path: Path | None = None) -> Recogniser:
         """From a file of `save`, by default our own."""
-        if path is None:
-            with resources.as_file(resources.files("imtalker") / "assets" / "recogniser.safetensors") as own:
-                return cls.load(own)
-        if not Path(path).is_file():
-            raise InputError(f"no recogniser at {str(path)!r}: give the file that imtalker train recogniser wrote")
+        path = weights_file(path, "recogniser.safetensors", "recogniser")
         return cls(**{name: np.float32(value) for name, value in load_file(path).items()})
 
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..bundled import ASSETS
 from ..face import driving_crop, read_controls
 from ..media import FPS, SAMPLE_RATE, VideoReader, load_audio, loudness
 from ..options import OptionParser, count_to
-from ..weights import ASSETS
 
 if TYPE_CHECKING:
     from ..pipeline import IMTalker, Source

@@ -7,7 +7,6 @@ plain as this reads gaze better than the reader's own close look, which must wor
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 
 import cv2
@@ -16,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..errors import InputError
+from ..bundled import weights_file
 from ..face import Reader, Reading, no_crop
 from ..face.reader import look_closer
 
@@ -72,11 +71,7 @@ def observe(frames: np.ndarray, reader: Reader, observer: Observer) -> Reading:
 
 def load_observer(path: Path | None = None) -> Observer:
     """From a file of `imtalker train observer`, by default our own."""
-    if path is None:
-        with resources.as_file(resources.files("imtalker") / "assets" / "observer.safetensors") as own:
-            return load_observer(own)
-    if not Path(path).is_file():
-        raise InputError(f"no observer at {str(path)!r}: give the file that imtalker train observer wrote")
+    path = weights_file(path, "observer.safetensors", "observer")
     observer = Observer()
     observer.load_state_dict({name: value.float() for name, value in load_file(path).items()})
     return observer.eval().requires_grad_(False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib import resources
 from pathlib import Path
 
 import cv2
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from imtalker.bundled import weights_file
 from imtalker.errors import InputError
 from imtalker.face.crop import CROP_RISE, CROP_SCALE, FACE_SCALE, Crop, crop_from_landmarks
 from imtalker.models.reader import FaceReader
@@ -85,11 +85,7 @@ class Reader:
 
 def load_reader(path: Path | str | None = None) -> FaceReader:
     """The reader's network, float32, from weights written by `train.reader.save_reader`; by default our own."""
-    if path is None:
-        with resources.as_file(resources.files("imtalker") / "assets" / "reader.safetensors") as own:
-            return load_reader(own)
-    if not Path(path).is_file():
-        raise InputError(f"no face reader at {str(path)!r}: give the file that imtalker train reader wrote")
+    path = weights_file(path, "reader.safetensors", "face reader")
     network = FaceReader()
     network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()})
     return network.eval()

@@ -22,10 +22,11 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from .. import options
+from ..bundled import ASSETS
 from ..media import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME, load_audio
 from .protocol import HEADER, Kind, pcm
 
-SPEECH = Path(__file__).parents[1] / "assets" / "sample.wav"
+SPEECH = ASSETS / "sample.wav"
 PAUSE = 2.0  # seconds of silence between two sentences, long enough for the face to idle
 LOUD = 0.02  # level above which sound is speech
 

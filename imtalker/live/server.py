@@ -17,6 +17,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.exceptions import InvalidState
 
 from .. import __version__
+from ..bundled import ASSETS
 from ..errors import InputError
 from .guard import Guard, is_loopback
 from .refusal import Refusal
@@ -26,7 +27,6 @@ from .service import Service
 log = logging.getLogger("imtalker.live")
 
 PAGE = Path(__file__).parent / "page"
-ASSETS = Path(__file__).parents[1] / "assets"
 MESSAGE_BYTES = 2 * 2**20  # of one WebSocket message: a camera's picture, some seconds of sound
 LINGER = 3.0  # seconds that a client may take to read what was sent before the end
 CLOSING_SECONDS = 5  # that connections get to end when the server stops

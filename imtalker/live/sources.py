@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..bundled import ASSETS
 from ..face import no_crop, source_crop
 from ..media import load_picture
 from .limits import Limits
@@ -18,7 +19,7 @@ from .refusal import missing
 if TYPE_CHECKING:
     from ..pipeline import IMTalker, Source
 
-SAMPLE = Path(__file__).parents[1] / "assets" / "sample.png"
+SAMPLE = ASSETS / "sample.png"
 
 
 class Sources:
