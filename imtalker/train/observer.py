@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from ..evaluate.observer import COMPONENTS, SCALE, Observer, cut_patches, load_observer, observe
 from ..face import default_reader
 from ..face.reader import turn_between
-from ..options import SEED, OptionParser, count_to
+from ..options import OptionParser, count_to
+from .judge import command
 from .reader import save_reader
 from .reader_data import Heads
 
@@ -86,18 +87,10 @@ def measure(weights: Path, data: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = OptionParser(prog="imtalker train observer", description=__doc__)
-    parser.add_argument("data", type=Path, help="folder made by `imtalker synth`")
-    parser.add_argument("out", type=Path, help="weights to write, a .safetensors file")
-    parser.add_argument("--steps", type=count_to(10**6), default=6000, metavar="N", help="(default: 6000)")
-    parser.add_argument("--seed", type=SEED, default=0, metavar="N", help="(default: 0)")
-    parser.add_argument("--measure", action="store_true", help="train nothing; print how well the weights in OUT read")
-    given = vars(parser.parse_args(arguments))
-    if given.pop("measure"):
-        measure(given["out"], given["data"])
-    else:
-        train(**given)
-        print(given["out"])
+    def steps(parser: OptionParser) -> None:
+        parser.add_argument("--steps", type=count_to(10**6), default=6000, metavar="N", help="(default: 6000)")
+
+    command("observer", __doc__, train, measure, arguments, steps)
 
 
 if __name__ == "__main__":

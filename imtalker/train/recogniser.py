@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..evaluate.identity import Recogniser, aligned_faces, fit
-from ..options import SEED, OptionParser
+from .judge import command
 from .reader_data import Heads
 
 
@@ -50,17 +50,7 @@ def measure(weights: Path, data: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = OptionParser(prog="imtalker train recogniser", description=__doc__.split("\n")[0])
-    parser.add_argument("data", type=Path, help="folder made by `imtalker synth`")
-    parser.add_argument("out", type=Path, help="weights to write, a .safetensors file")
-    parser.add_argument("--seed", type=SEED, default=0, metavar="N", help="(default: 0)")
-    parser.add_argument("--measure", action="store_true", help="train nothing; print how well the weights in OUT do")
-    given = vars(parser.parse_args(arguments))
-    if given.pop("measure"):
-        measure(given["out"], given["data"])
-    else:
-        train(**given)
-        print(given["out"])
+    command("recogniser", __doc__.split("\n")[0], train, measure, arguments)
 
 
 if __name__ == "__main__":
