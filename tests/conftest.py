@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from imtalker import IMTalker
 from imtalker.media import write_video
 from imtalker.models.audio import MelEncoderConfig
 from imtalker.models.generator import GeneratorConfig
@@ -50,6 +51,16 @@ def tiny_model(tmp_path_factory) -> Path:
         if "modulation" in name:
             torch.nn.init.normal_(weight, std=0.3)
     return save_model(model, tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def talker(tiny_model) -> IMTalker:
+    return IMTalker.from_pretrained(tiny_model, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def source(talker):
+    return talker.encode_source(pixels(), crop=False)
 
 
 def pixels(height: int = 96, width: int = 80) -> np.ndarray:

@@ -17,16 +17,6 @@ from imtalker.media import VideoReader, load_audio
 from imtalker.pipeline import choose_device, choose_precision, retime, retimed_count
 
 
-@pytest.fixture(scope="module")
-def talker(tiny_model):
-    return IMTalker.from_pretrained(tiny_model, device="cpu")
-
-
-@pytest.fixture(scope="module")
-def source(talker):
-    return talker.encode_source(pixels(), crop=False)
-
-
 def frames_of(clip) -> np.ndarray:
     return np.stack(list(clip))
 

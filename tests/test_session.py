@@ -3,21 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from conftest import pixels, tone
+from conftest import tone
 
-from imtalker import IMTalker, InputError
+from imtalker import InputError
 from imtalker.live.steering import EASE
 from imtalker.stream import MEMORY
-
-
-@pytest.fixture(scope="module")
-def talker(tiny_model):
-    return IMTalker.from_pretrained(tiny_model, device="cpu")
-
-
-@pytest.fixture(scope="module")
-def source(talker):
-    return talker.encode_source(pixels(), crop=False)
 
 
 def motion_of(session, samples=None) -> np.ndarray:
