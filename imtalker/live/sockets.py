@@ -41,7 +41,7 @@ async def live(socket: WebSocket, service: Service, accepts: Callable[[str | Non
     except (WebSocketDisconnect, RuntimeError):  # gone already
         return
     try:
-        await _talk(socket, conversation)
+        await _talk(socket, conversation, service)
     finally:
         await service.close(conversation)
 
@@ -66,7 +66,7 @@ async def _greet(socket: WebSocket, service: Service, accepts: Callable[[str | N
     return conversation
 
 
-async def _talk(socket: WebSocket, conversation: Conversation) -> None:
+async def _talk(socket: WebSocket, conversation: Conversation, service: Service) -> None:
     """Both ways at once, until either ends, or the conversation was closed and its end cannot be sent."""
 
     async def give_up() -> None:
@@ -82,8 +82,7 @@ async def _talk(socket: WebSocket, conversation: Conversation) -> None:
     await asyncio.gather(*others, return_exceptions=True)
     error = next((task.exception() for task in done if task.exception() is not None), None)
     if isinstance(error, Closed):
-        stops = "stops" in str(error)
-        await _end(socket, str(error), RESTART if stops else POLICY)
+        await _end(socket, str(error), RESTART if service.state == "stopping" else POLICY)
     elif error is not None and not isinstance(error, (WebSocketDisconnect, RuntimeError, OSError)):
         log.error("a live connection failed", exc_info=error)
         await _end(socket, f"this should not happen: {type(error).__name__}: please report it", FAULT)
