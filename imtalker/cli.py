@@ -59,9 +59,17 @@ EXTRA_OF = {
 TRAININGS = ("reader", "renderer", "audio", "generator", "bundle", "observer", "recogniser")
 
 
+def _let_idle_threads_sleep() -> None:
+    """GNU OpenMP, which PyTorch brings and which reads this as it is loaded, lets a thread without work turn round and
+    round for milliseconds, in the way of ours: from here on for some ten microseconds."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit status; `argv` without the program's name, by default the process's own."""
     argv = sys.argv[1:] if argv is None else list(argv)
+    _let_idle_threads_sleep()
     debug = "--debug" in argv
     try:
         with _terminate_like_interrupt(), warnings.catch_warnings():

@@ -39,7 +39,7 @@ from .media import (
 from .media.audio import AudioInput
 from .media.picture import PictureSource
 from .media.video import as_rate
-from .memory import keep_freed_memory
+from .memory import give_back_freed_memory, keep_freed_memory
 from .models.audio import MelEncoder
 from .models.generator import extend
 from .models.prepared import prepare
@@ -79,12 +79,12 @@ class IMTalker:
         self.generator = model.generator.to(self.device).eval().requires_grad_(False)
         self.audio_encoder = model.audio_encoder.to(self.device).eval().requires_grad_(False)
         self.config = model.config
+        if self.device.type == "cpu":  # not before: what preparing took is given back
+            keep_freed_memory()
         # pictures that are read or drawn at once: in one batch, or on a CPU in as many as there are threads for
         self.at_once = max(1, BATCH_PIXELS.get(self.device.type, 2 * 512**2) // self.config.size**2)
         self._workers = Workers(min(self.at_once, torch.get_num_threads()) if self.device.type == "cpu" else 1)
         self._batch = self.at_once // self._workers.count
-        if self.device.type == "cpu":  # not before: what loading took is given back
-            keep_freed_memory()
 
     @classmethod
     def from_pretrained(
@@ -98,7 +98,9 @@ class IMTalker:
         Raises InputError for an unknown model, damaged weights, or a device that is not there.
         """
         choose_precision(precision, choose_device(device))  # a wrong option is told before anything is loaded
-        return cls(weights.load_model(model), name=os.fspath(model), device=device, precision=precision)
+        talker = cls(weights.load_model(model), name=os.fspath(model), device=device, precision=precision)
+        give_back_freed_memory()
+        return talker
 
     # -------------------------------------------------------------------------------------------------------- source
 
@@ -114,6 +116,7 @@ class IMTalker:
         square = where.apply(pixels, self.renderer.config.size)
         with torch.inference_mode(), self._autocast():
             features = self.renderer.encode_source(self._tensor(square[None]))
+        give_back_freed_memory()  # a picture needs more than frames do
         return Source(features, where, square)
 
     # -------------------------------------------------------------------------------------------------------- driving

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,9 +22,7 @@ class Workers:
 
     def __init__(self, count: int):
         self.count = count
-        cores = torch.get_num_threads()
-        self._pool = None if count == 1 else ThreadPoolExecutor(
-            count, "imtalker", initializer=torch.set_num_threads, initargs=(max(1, cores // count),))  # fmt: skip
+        self._pool = None if count == 1 else _pool(count)
 
     def map(self, function: Callable[[Given], Made], pieces: Iterable[Given]) -> Iterator[Made]:
         """`function` of every piece, in order, made while they are asked for and at most `count` pieces ahead."""
@@ -41,3 +40,18 @@ class Workers:
         finally:
             for piece in under_way:
                 piece.cancel()
+
+
+def _pool(count: int) -> ThreadPoolExecutor:
+    cores, started = torch.get_num_threads(), threading.Barrier(count + 1)
+
+    def start() -> None:
+        torch.set_num_threads(max(1, cores // count))
+        started.wait()
+
+    pool = ThreadPoolExecutor(count, "imtalker", initializer=start)
+    for _ in range(count):
+        pool.submit(int)
+    started.wait()
+    torch.set_num_threads(cores)  # threads that begin later take the number that was last set, by whichever thread
+    return pool

@@ -14,6 +14,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..models import cpu
+
+OURS = {
+    torch.ops.imtalker.convolve: cpu.convolve_flop,
+    torch.ops.imtalker.attend_and_match: cpu.attend_flop,
+    torch.ops.imtalker.attend_in_windows: cpu.attend_in_windows_flop,
+}
+
 Call = Callable[[], object]
 
 
@@ -28,12 +36,12 @@ class Cost:
 
 
 def cost(call: Call) -> Cost:
-    """What `call` costs; the operators are those of stock PyTorch, so hand-written kernels are not seen."""
+    """What `call` costs. Operators are those that PyTorch knows of: stock ones, and ours for a CPU."""
     traffic = _Traffic()
     with torch.no_grad(), traffic:
         call()
     # The CPU's fused attention is not counted; the plain one costs the same and is.
-    with torch.no_grad(), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=OURS) as counter, sdpa_kernel(SDPBackend.MATH):
         call()
     return Cost(counter.get_total_flops() / 1e9, traffic.bytes / 1e6, traffic.operators)
 

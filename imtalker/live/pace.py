@@ -8,6 +8,7 @@ SPARE = 0.05  # of the time: for sound, compression and whatever else the machin
 MOVING = 0.35  # of the time that motion may take, so that the rest is left for drawing
 WINDOWS = (5, 10, 15, 25)  # frames
 LEAST = 0.1  # share that a face gets in any case
+ENOUGH = 0.8  # share from which on every frame is tried: it is an estimate, and a frame that comes too late is left out
 FORGET = 0.1  # share of a new measurement in the running mean
 
 
@@ -48,7 +49,8 @@ class Pace:
         if not self.drawing_seconds:
             return 1.0
         there = (1 - SPARE) / (FPS * max(self.faces, 1))  # seconds for each frame of each face
-        return min(1.0, max(LEAST, (there - self.motion_seconds) / self.drawing_seconds))
+        share = (there - self.motion_seconds) / self.drawing_seconds
+        return 1.0 if share > ENOUGH else max(LEAST, share)
 
     def fits(self, faces: int, frames_a_second: float) -> bool:
         """Whether so many faces would still get so many frames a second each."""

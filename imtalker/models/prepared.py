@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .appearance import AppearanceEncoder
+from .cpu import MinimalConv, attend_and_match, attend_in_windows, compiles
 from .layers import (
     SLOPE,
     ConvBlock,
@@ -29,6 +30,7 @@ from .layers import (
 )
 from .motion import DownBlock
 from .synthesis import WINDOW, GlobalAttention, WindowAttention
+from .transfer import CrossAttention
 
 
 @torch.no_grad()
@@ -96,70 +98,24 @@ class Conv(nn.Module):
             return cls(weight, conv.bias, conv.stride, conv.padding)
         return cls(weight * math.sqrt(2), bias * math.sqrt(2), conv.stride, conv.padding, 0.2)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, add: Tensor | None = None) -> Tensor:
+        """`add` is added before the leaky ReLU."""
         x = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, 1, self.groups)
+        x = x if add is None else x.add_(add)
         return x if self.slope == 1 else F.leaky_relu_(x, self.slope)
 
 
-# F(m x m, 3 x 3) by m: what transforms a tile, a kernel, and m + 2 products into m outputs, each in one dimension
-# (A. Lavin, S. Gray: Fast Algorithms for Convolutional Neural Networks, arXiv 1509.09308)
-WINOGRAD = {
-    2: ([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]],
-        [[1, 0, 0], [1 / 2, 1 / 2, 1 / 2], [1 / 2, -1 / 2, 1 / 2], [0, 0, 1]],
-        [[1, 1, 1, 0], [0, 1, -1, -1]]),
-    4: ([[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0], [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0],
-         [0, 4, 0, -5, 0, 1]],
-        [[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6],
-         [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]],
-        [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]),
-}  # fmt: skip
-WINOGRAD_CHANNELS = 128  # with fewer, the transforms cost more than they save
-STRIP = 1 << 20  # numbers of transformed tiles made at once: 4 MB, which caches hold
+WIDE = 128  # channels; with fewer, transforms cost what they save
+WIDEST = 512  # from here on kernels, not maps, are what fills the memory
 
 
-class WinogradConv(nn.Module):
-    """A wide `Conv` of 3 x 3 on a CPU: 2.25 (m = 2) or 4 (m = 4) times fewer operations, all in matrix products.
-
-    Relative difference from the plain convolution in float32: 1e-6, 3e-6. Always float32, whatever autocast says: half
-    precision is not enough for the transforms.
-    """
-
-    def __init__(self, conv: Conv):
-        super().__init__()
-        outputs, inputs = conv.weight.shape[:2]
-        self.tile = 2 if inputs >= 512 else 4  # the widest kernels would take 4 times their memory instead of 1.8
-        of_tile, of_kernel, of_output = (conv.weight.new_tensor(x).double() for x in WINOGRAD[self.tile])
-        self.into = constant(torch.kron(of_tile, of_tile).to(conv.weight.dtype))
-        self.out = constant(torch.kron(of_output, of_output).to(conv.weight.dtype))
-        kernel = torch.einsum("ik,jl,ockl->ijco", of_kernel, of_kernel, conv.weight.double())
-        self.weight = constant(kernel.flatten(0, 1).to(conv.weight.dtype))  # ((m + 2)^2, inputs, outputs)
-        self.bias = constant(torch.zeros(outputs).to(conv.weight) if conv.bias is None else conv.bias)
-        self.slope = conv.slope
-
-    def strip(self, x: Tensor) -> Tensor:
-        """(B, H + 2, W + 2, C) to (B, H, W, C')."""
-        m, (b, height, width, channels) = self.tile, x.shape
-        tiles = x.unfold(1, m + 2, m).unfold(2, m + 2, m).permute(4, 5, 0, 1, 2, 3)  # (m + 2, m + 2, B, H/m, W/m, C)
-        tiles = (self.into @ tiles.reshape(len(self.weight), -1)).unflatten(1, (-1, channels))
-        products = torch.bmm(tiles, self.weight)
-        x = (self.out @ products.flatten(1)).view(m, m, b, (height - 2) // m, (width - 2) // m, -1)
-        return x.permute(2, 3, 0, 4, 1, 5).reshape(b, height - 2, width - 2, -1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        b, channels, height, width = x.shape
-        m, more, below = self.tile, -width % self.tile, -height % self.tile  # up to whole tiles
-        with torch.autocast("cpu", enabled=False):
-            x = F.pad(x.to(self.weight.dtype).permute(0, 2, 3, 1), (0, 0, 1, 1 + more, 1, 1 + below))
-            rows = max(m, int(STRIP * m * m / (b * channels * (width + more) * (m + 2) ** 2)) // m * m)
-            strips = [self.strip(x[:, r:r + rows + 2]) for r in range(0, height + below, rows)]
-            x = torch.cat(strips, 1)[:, :height, :width].add_(self.bias).permute(0, 3, 1, 2)
-            return x if self.slope == 1 else F.leaky_relu_(x, self.slope)
-
-
-def fastest(conv: Conv) -> Conv | WinogradConv:
-    """A 3 x 3 convolution of stride 1 in its fastest form."""
-    wide = min(conv.weight.shape[:2]) >= WINOGRAD_CHANNELS and conv.weight.device.type == "cpu"
-    return WinogradConv(conv) if wide else conv
+def fastest(conv: Conv, large: bool = False) -> Conv | MinimalConv:
+    """A 3 x 3 convolution in its fastest form that is worth its memory; large: on a map of many cells."""
+    channels = conv.weight.shape[:2]
+    wide, widest = min(channels) >= (WIDE // 2 if large else WIDE), max(channels) >= WIDEST
+    if not wide or (widest and conv.stride > 1) or not compiles(conv.weight):
+        return conv
+    return MinimalConv(conv.weight, conv.bias, conv.stride, conv.padding, conv.slope, 2 if widest else 4)
 
 
 class DoublingConv(nn.Module):
@@ -189,10 +145,10 @@ class PreparedResidualBlock(nn.Module):
     def __init__(self, block: ResidualBlock):
         super().__init__()
         self.conv1 = fastest(Conv.of(block.conv1, block.norm1, SLOPE))
-        self.conv2 = fastest(Conv.of(block.conv2, block.norm2))
+        self.conv2 = fastest(Conv.of(block.conv2, block.norm2, SLOPE))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.leaky_relu_(self.conv2(self.conv1(x)).add_(x), SLOPE)
+        return self.conv2(self.conv1(x), x)
 
 
 class PreparedConvBlock(nn.Module):
@@ -213,10 +169,10 @@ class PreparedDownBlock(nn.Module):
     def __init__(self, block: DownBlock):
         super().__init__()
         channels = block.conv1.weight.shape[1]
-        self.conv1 = fastest(Conv.equal(block.conv1, block.bias1))
-        self.conv2 = Conv.equal(block.conv2, block.bias2)
-        self.skip = Conv.equal(block.skip, block.bias_skip)
-        self.blur = Conv(blur_kernel(self.skip.weight).expand(channels, 1, 4, 4), None, padding=2, groups=channels)
+        self.conv1 = fastest(Conv.equal(block.conv1, block.bias1), large=True)
+        self.conv2 = fastest(Conv.equal(block.conv2, block.bias2))
+        self.skip = fastest(Conv.equal(block.skip, block.bias_skip))
+        self.blur = Conv(blur_kernel(block.skip.weight).expand(channels, 1, 4, 4), None, padding=2, groups=channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv2(self.blur(self.conv1(x))).add_(self.skip(self.blur(x)))
@@ -234,7 +190,7 @@ class PreparedModulatedConv(nn.Module):
             self.weight = constant(weight.transpose(0, 1))
             self.blur = Conv(blur_kernel(weight, 4).expand(outputs, 1, 4, 4), None, padding=1, groups=outputs)
         else:
-            self.conv = Conv(weight, None)
+            self.conv = fastest(Conv(weight, None))
         self.bias = constant(conv.bias.view(1, -1, 1, 1) * math.sqrt(2))
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
@@ -340,14 +296,62 @@ class PreparedWindowAttention(PreparedAttention):
         return x.transpose(1, 2).unflatten(2, shape[2:])
 
 
+class CompiledWindowAttention(PreparedAttention):
+    """On a CPU cells stay where they are; attention looks for those of a window itself."""
+
+    def __init__(self, block: PreparedWindowAttention):
+        nn.Module.__init__(self)
+        self.heads, self.qkv, self.proj, self.inner, self.outer = (
+            block.heads, block.qkv, block.proj, block.inner, block.outer)
+        self.register_buffer("order", block.order.view(-1, WINDOW ** 2), persistent=False)
+        # of the masks only three differ: right border, lower border, corner
+        biases = torch.cat(list(block.biases)).transpose(2, 3)
+        biases, which = biases.unique(dim=0, return_inverse=True)
+        which = torch.cat([which[:1].expand(block.windows[0]), which[1:]])
+        self.register_buffer("biases", biases.contiguous(), persistent=False)
+        self.register_buffer("which", which.contiguous(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = x.shape
+        x = x.flatten(2).transpose(1, 2)
+        qkv = self.qkv(normalised(x)).unflatten(2, (3, self.heads, -1))
+        attended = attend_in_windows(qkv.float(), self.order, self.biases, self.which)
+        x = self.finish(x, attended.to(qkv.dtype).transpose(1, 2))
+        return x.transpose(1, 2).unflatten(2, shape[2:])
+
+
+def prepared_window_attention(block: WindowAttention) -> PreparedWindowAttention | CompiledWindowAttention:
+    prepared = PreparedWindowAttention(block)
+    width = prepared.qkv.in_features // block.heads
+    compiled = compiles(block.relative_bias) and width % 4 == 0
+    return CompiledWindowAttention(prepared) if compiled else prepared
+
+
+class PreparedCrossAttention(CrossAttention):
+    """On a CPU weights are neither kept nor written down where only the best cell is asked for."""
+
+    def __init__(self, block: CrossAttention):
+        nn.Module.__init__(self)
+        self.heads = block.heads
+        self.q_proj, self.k_proj, self.v_proj, self.proj = map(
+            prepare, (block.q_proj, block.k_proj, block.v_proj, block.proj))
+
+    def attend_and_look(self, table: Tensor, keys: Tensor, values: Tensor, width: int | None) -> tuple[Tensor, Tensor]:
+        if width is not None or not compiles(table) or table.shape[2] % 4 or table.shape[3] % 4:
+            return super().attend_and_look(table, keys, values, width)
+        attended, match = zip(*map(attend_and_match, table, keys, values))
+        return torch.stack(attended), torch.stack(match)
+
+
 PREPARED = {
     AppearanceEncoder: copy.deepcopy,  # runs once for each picture: not worth the memory
     ConvBlock: PreparedConvBlock,
+    CrossAttention: PreparedCrossAttention,
     ResidualBlock: PreparedResidualBlock,
     DownBlock: PreparedDownBlock,
     EqualConv2d: Conv.equal,
     EqualLinear: prepared_linear,
     ModulatedConv: PreparedModulatedConv,
     GlobalAttention: PreparedGlobalAttention,
-    WindowAttention: PreparedWindowAttention,
+    WindowAttention: prepared_window_attention,
 }

@@ -77,27 +77,32 @@ class CrossAttention(nn.Module):
         """As `forward`; also where in the source every target cell looks: the number of the cell of greatest weight,
         mean over heads, (B, N) int64; or, if `placed`, a place finer than a cell, see `place`, (B, 2, H, W).
 
-        Works through the target rows in pieces, so that no more than MAX_WEIGHTS weights exist at a time. The rows of
-        all frames that share a source are one table: its keys are neither copied nor read again for every frame.
+        The rows of all frames that share a source are one table: its keys are neither copied nor read again for every
+        frame.
         """
-        queries = self.queries(driving_map)
+        queries, shape = self.queries(driving_map), driving_map.shape
         table = queries.unflatten(0, (keys.shape[0], -1)).transpose(1, 2).flatten(2, 3)  # (sources, h, rows, d)
-        table = table * table.shape[-1] ** -0.5
+        with torch.autocast(table.device.type, enabled=False):  # its casts would cost more than the rest
+            table = (table * table.shape[-1] ** -0.5).float()
+            attended, looks = self.attend_and_look(table, keys.float(), values.float(), shape[-1] if placed else None)
+        attended = attended.unflatten(2, (-1, queries.shape[2])).transpose(1, 2).flatten(0, 1)
+        looks = looks.unflatten(1, (-1, queries.shape[2])).flatten(0, 1)  # (B, N) or (B, N, 2)
+        return (self.merge(attended.to(queries.dtype), shape),
+                looks.transpose(1, 2).unflatten(2, shape[-2:]) if placed else looks)
+
+    def attend_and_look(self, table: Tensor, keys: Tensor, values: Tensor, width: int | None) -> tuple[Tensor, Tensor]:
+        """What rows (B, h, R, d), scaled, attend to, (B, h, R, d), and where they look: (B, R), or, in a map of that
+        width, (B, R, 2). In pieces, so that no more than MAX_WEIGHTS weights exist at a time."""
         rows = max(1, MAX_WEIGHTS.get(table.device.type, 1 << 25) // (keys.shape[0] * self.heads * keys.shape[2]))
         pieces = [table] if torch.compiler.is_compiling() else table.split(rows, dim=2)  # a graph has no loops
         attended, looks = [], []
-        with torch.autocast(table.device.type, enabled=False):  # its casts would cost more than the rest
-            keys, values = keys.float().transpose(-1, -2), values.float()
-            for piece in pieces:
-                logits = piece.float() @ keys
-                weights = logits.softmax(-1)
-                attended.append(weights @ values)
-                match = weights.detach().sum(1).argmax(-1)
-                looks.append(place(logits, match, driving_map.shape[-1]) if placed else match)
-        attended = torch.cat(attended, 2).unflatten(2, (-1, queries.shape[2])).transpose(1, 2).flatten(0, 1)
-        aligned = self.merge(attended.to(queries.dtype), driving_map.shape)
-        looks = torch.cat(looks, 1).unflatten(1, (-1, queries.shape[2])).flatten(0, 1)  # (B, N) or (B, N, 2)
-        return aligned, looks.transpose(1, 2).unflatten(2, driving_map.shape[-2:]) if placed else looks
+        for piece in pieces:
+            logits = piece @ keys.transpose(-1, -2)
+            weights = logits.softmax(-1)
+            attended.append(weights @ values)
+            match = weights.detach().sum(1).argmax(-1)
+            looks.append(match if width is None else place(logits, match, width))
+        return torch.cat(attended, 2), torch.cat(looks, 1)
 
 
 def place(logits: Tensor, match: Tensor, width: int) -> Tensor:
