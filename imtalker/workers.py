@@ -42,16 +42,19 @@ class Workers:
                 piece.cancel()
 
 
+def at_work() -> bool:
+    """Whether this thread is one of some workers', and its core the only one that it should take."""
+    return getattr(_here, "at_work", False)
+
+
+_here = threading.local()
+
+
 def _pool(count: int) -> ThreadPoolExecutor:
-    cores, started = torch.get_num_threads(), threading.Barrier(count + 1)
+    cores = max(1, torch.get_num_threads() // count)
 
     def start() -> None:
-        torch.set_num_threads(max(1, cores // count))
-        started.wait()
+        torch.set_num_threads(cores)
+        _here.at_work = True
 
-    pool = ThreadPoolExecutor(count, "imtalker", initializer=start)
-    for _ in range(count):
-        pool.submit(int)
-    started.wait()
-    torch.set_num_threads(cores)  # threads that begin later take the number that was last set, by whichever thread
-    return pool
+    return ThreadPoolExecutor(count, "imtalker", initializer=start)

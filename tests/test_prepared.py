@@ -52,12 +52,12 @@ def test_prepared_is_equal(changes, dtype, tolerance):
     assert all(torch.equal(x, before[name]) for name, x in renderer.state_dict().items())
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("outputs, stride, padding", [(4, 1, 1), (2, 1, 1), (4, 2, 0)])
 @pytest.mark.parametrize("size", [(19, 33), (10, 7), (5, 64)])
-def test_minimal_convolution_is_the_same_convolution(outputs, stride, padding, size, threads, threads_for_torch):
+def test_minimal_convolution_is_the_same_convolution(outputs, stride, padding, size, threads, monkeypatch):
     torch.manual_seed(0)
-    threads_for_torch(threads)
+    monkeypatch.setattr(cpu, "THREADS", threads)
     weight, bias = torch.randn(40, 24, 3, 3) / 24 ** 0.5, torch.randn(40)
     x = torch.randn(2, 24, *size)
     exact = F.conv2d(x.double(), weight.double(), bias.double(), stride, padding)
@@ -82,13 +82,6 @@ def test_minimal_convolution_without_onednn(monkeypatch):
     with_it = cpu.MinimalConv(weight, None, 1, 1, 1.0)(x)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     torch.testing.assert_close(cpu.MinimalConv(weight, None, 1, 1, 1.0)(x), with_it)
-
-
-@pytest.fixture
-def threads_for_torch():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 def test_attention_that_tells_where_it_looks():

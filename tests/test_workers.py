@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from imtalker.workers import Workers
+from imtalker.workers import Workers, at_work
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -41,3 +41,7 @@ def test_an_error_reaches_who_asked_and_the_workers_go_on():
     with pytest.raises(ValueError, match="no twos"):
         next(made)
     assert list(workers.map(picky, [3, 4])) == [3, 4]
+
+
+def test_workers_know_that_they_are():
+    assert list(Workers(2).map(lambda _: at_work(), range(4))) == [True] * 4 and not at_work()

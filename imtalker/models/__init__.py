@@ -1,1 +1,1 @@
-"""The networks and their configs: pure torch, nothing above them is imported here."""
+"""The networks and their configs: torch, and for a CPU threads and loops of our own; nothing above is imported here."""

@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..workers import Workers
+from ..workers import Workers, at_work
 
 Piece = TypeVar("Piece")
+THREADS = torch.get_num_threads()  # of the thread that loads this: others may be told of less
 
 
 @cache
@@ -39,15 +40,15 @@ def _workers(threads: int) -> Workers:
 
 def side_by_side(function: Callable[[Piece], None], pieces: list[Piece]) -> None:
     """`function` of every piece, on as many threads as this one may use, each with a core to itself."""
-    threads, left = torch.get_num_threads(), iter(pieces)
+    left = iter(pieces)
 
     def work(_: int = 0) -> None:
         for piece in left:  # whoever is free takes the next
             function(piece)
 
-    if threads == 1 or len(pieces) == 1:
+    if THREADS == 1 or len(pieces) == 1 or at_work():
         return work()
-    for _ in _workers(threads).map(work, range(threads)):
+    for _ in _workers(THREADS).map(work, range(THREADS)):
         pass
 
 
@@ -122,7 +123,6 @@ class MinimalConv(nn.Module):
         self.bias = nn.Parameter(weight.new_zeros(len(weight)) if bias is None else bias.detach().clone(), False)
         self.stride, self.padding, self.slope = stride, padding, slope
         self.tile, self.output = sparse(filtering.tile, 4), sparse(filtering.output, 5)
-        self.threads = torch.get_num_threads()
         self.number = next(_numbers)
 
     def forward(self, x: Tensor, add: Tensor | None = None) -> Tensor:
@@ -140,7 +140,7 @@ class MinimalConv(nn.Module):
 
         (b, _, height, width), channels = out.shape, x.shape[1]
         down, across = self.tiles(height), self.tiles(width)
-        rows = max(1, min(self.TILES // across, down // self.threads))
+        rows = max(1, min(self.TILES // across, down // THREADS))
         multiply = self.products.of(rows * across)
         pixels, made, more = (None if t is None else t.permute(0, 2, 3, 1).numpy() for t in (x, out, add))
         more = np.empty((b, 0, 0, 0), np.float32) if more is None else more

@@ -111,8 +111,8 @@ WIDEST = 512  # from here on kernels, not maps, are what fills the memory
 
 def fastest(conv: Conv, large: bool = False) -> Conv | MinimalConv:
     """A 3 x 3 convolution in its fastest form that is worth its memory; large: on a map of many cells."""
-    channels = conv.weight.shape[:2]
-    wide, widest = min(channels) >= (WIDE // 2 if large else WIDE), max(channels) >= WIDEST
+    outputs, inputs = conv.weight.shape[:2]
+    wide, widest = min(inputs, outputs) >= (WIDE // 2 if large else WIDE), inputs >= WIDEST and not large
     if not wide or (widest and conv.stride > 1) or not compiles(conv.weight):
         return conv
     return MinimalConv(conv.weight, conv.bias, conv.stride, conv.padding, conv.slope, 2 if widest else 4)
