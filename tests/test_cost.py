@@ -17,15 +17,15 @@ from imtalker.models.renderer import MINI_RENDERER, Renderer, RendererConfig
 CONFIGS = {"mini": (MINI_RENDERER, GeneratorConfig.mini()), "base": (RendererConfig(), GeneratorConfig())}
 
 # At most GFLOP, megabytes read and written, and operators called (views not counted), for one picture or frame, or for
-# a window of 50 frames at nfe 10, guided. A little above what is counted: tighten them when something becomes cheaper.
+# a window of 50 frames at nfe 10, guided; on a CPU, with numba. A little above what is counted: tighten them when something becomes cheaper.
 MOST = {
     ("mini", "encode_source"): Cost(2.26, 147, 305),
     ("mini", "encode_motion"): Cost(0.254, 20.7, 138),
     ("mini", "render"): Cost(2.25, 193, 275),
     ("mini", "window"): Cost(4.31, 371, 1270),
-    ("base", "encode_source"): Cost(179, 6050, 810),
-    ("base", "encode_motion"): Cost(119, 4460, 375),
-    ("base", "render"): Cost(92, 8980, 1845),
+    ("base", "encode_source"): Cost(134, 3300, 485),
+    ("base", "encode_motion"): Cost(79, 1780, 52),
+    ("base", "render"): Cost(84, 2250, 475),
     ("base", "window"): Cost(93.5, 3180, 2160),
 }
 
