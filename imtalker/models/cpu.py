@@ -5,7 +5,6 @@ Each is one operator to PyTorch, so that it is counted and followed like any oth
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import math
 import weakref
@@ -25,11 +24,15 @@ THREADS = torch.get_num_threads()  # of the thread that loads this: others may b
 
 @cache
 def _numba() -> bool:
-    return importlib.util.find_spec("numba") is not None
+    try:  # half a second: only for those networks that want it
+        from . import loops  # noqa: F401
+    except ImportError:  # not there, or not for this Python or NumPy
+        return False
+    return True
 
 
 def compiles(x: Tensor) -> bool:
-    """Whether these operators are for tensors such as x."""
+    """Whether these operators are for tensors such as x. Imports numba: ask last."""
     return x.device.type == "cpu" and x.dtype == torch.float32 and _numba()
 
 

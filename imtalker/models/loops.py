@@ -8,7 +8,16 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-jit = numba.njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
+
+
+def jit(function):
+    options = {"nogil": True, "fastmath": True, "error_model": "numpy"}
+    try:
+        return numba.njit(function, cache=True, **options)
+    except RuntimeError:  # nowhere to write: compiled in every process then, ten seconds
+        return numba.njit(function, **options)
+
+
 f4, i4 = np.float32, np.int32
 
 

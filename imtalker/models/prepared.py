@@ -323,7 +323,7 @@ class CompiledWindowAttention(PreparedAttention):
 def prepared_window_attention(block: WindowAttention) -> PreparedWindowAttention | CompiledWindowAttention:
     prepared = PreparedWindowAttention(block)
     width = prepared.qkv.in_features // block.heads
-    compiled = compiles(block.relative_bias) and width % 4 == 0
+    compiled = width % 4 == 0 and compiles(block.relative_bias)
     return CompiledWindowAttention(prepared) if compiled else prepared
 
 
@@ -337,7 +337,7 @@ class PreparedCrossAttention(CrossAttention):
             prepare, (block.q_proj, block.k_proj, block.v_proj, block.proj))
 
     def attend_and_look(self, table: Tensor, keys: Tensor, values: Tensor, width: int | None) -> tuple[Tensor, Tensor]:
-        if width is not None or not compiles(table) or table.shape[2] % 4 or table.shape[3] % 4:
+        if width is not None or table.shape[2] % 4 or table.shape[3] % 4 or not compiles(table):
             return super().attend_and_look(table, keys, values, width)
         attended, match = zip(*map(attend_and_match, table, keys, values))
         return torch.stack(attended), torch.stack(match)
