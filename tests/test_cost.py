@@ -17,7 +17,8 @@ from imtalker.models.renderer import MINI_RENDERER, Renderer, RendererConfig
 CONFIGS = {"mini": (MINI_RENDERER, GeneratorConfig.mini()), "base": (RendererConfig(), GeneratorConfig())}
 
 # At most GFLOP, megabytes read and written, and operators called (views not counted), for one picture or frame, or for
-# a window of 50 frames at nfe 10, guided; on a CPU, with numba. A little above what is counted: tighten them when something becomes cheaper.
+# a window of 50 frames at nfe 10, guided; on a CPU, with numba. A little above what is counted: tighten them when
+# something becomes cheaper.
 MOST = {
     ("mini", "encode_source"): Cost(2.26, 147, 305),
     ("mini", "encode_motion"): Cost(0.254, 20.7, 138),

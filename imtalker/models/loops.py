@@ -9,7 +9,6 @@ import numba
 import numpy as np
 
 
-
 def jit(function):
     options = {"nogil": True, "fastmath": True, "error_model": "numpy"}
     try:
