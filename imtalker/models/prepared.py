@@ -112,10 +112,11 @@ WIDEST = 512  # from here on kernels, not maps, are what fills the memory
 def fastest(conv: Conv, large: bool = False) -> Conv | MinimalConv:
     """A 3 x 3 convolution in its fastest form that is worth its memory; large: on a map of many cells."""
     outputs, inputs = conv.weight.shape[:2]
-    wide, widest = min(inputs, outputs) >= (WIDE // 2 if large else WIDE), inputs >= WIDEST and not large
+    wide, widest = min(inputs, outputs) >= (WIDE // 2 if large else WIDE), max(inputs, outputs) >= WIDEST
     if not wide or (widest and conv.stride > 1) or not compiles(conv.weight):
         return conv
-    return MinimalConv(conv.weight, conv.bias, conv.stride, conv.padding, conv.slope, 2 if widest else 4)
+    outputs_a_tile = 2 if widest and not large else 4
+    return MinimalConv(conv.weight, conv.bias, conv.stride, conv.padding, conv.slope, outputs_a_tile)
 
 
 class DoublingConv(nn.Module):
@@ -190,7 +191,8 @@ class PreparedModulatedConv(nn.Module):
             self.weight = constant(weight.transpose(0, 1))
             self.blur = Conv(blur_kernel(weight, 4).expand(outputs, 1, 4, 4), None, padding=1, groups=outputs)
         else:
-            self.conv = fastest(Conv(weight, None))
+            conv = Conv(weight, None)
+            self.conv = conv if len(weight) >= WIDEST else fastest(conv)  # the widest are of the smallest maps
         self.bias = constant(conv.bias.view(1, -1, 1, 1) * math.sqrt(2))
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
