@@ -24,9 +24,9 @@ MOST = {
     ("mini", "encode_motion"): Cost(0.254, 20.7, 138),
     ("mini", "render"): Cost(2.25, 193, 275),
     ("mini", "window"): Cost(4.31, 371, 1270),
-    ("base", "encode_source"): Cost(134, 3300, 485),
-    ("base", "encode_motion"): Cost(79, 1780, 52),
-    ("base", "render"): Cost(84, 2250, 475),
+    ("base", "encode_source"): Cost(144, 3350, 485),
+    ("base", "encode_motion"): Cost(87, 1800, 52),
+    ("base", "render"): Cost(85, 2250, 475),
     ("base", "window"): Cost(93.5, 3180, 2160),
 }
 

@@ -191,8 +191,9 @@ class PreparedModulatedConv(nn.Module):
             self.weight = constant(weight.transpose(0, 1))
             self.blur = Conv(blur_kernel(weight, 4).expand(outputs, 1, 4, 4), None, padding=1, groups=outputs)
         else:
-            conv = Conv(weight, None)
-            self.conv = conv if len(weight) >= WIDEST else fastest(conv)  # the widest are of the smallest maps
+            self.conv = Conv(weight, None)
+            if len(weight) < WIDEST:  # the widest are of the smallest maps
+                self.conv = fastest(self.conv)
         self.bias = constant(conv.bias.view(1, -1, 1, 1) * math.sqrt(2))
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
