@@ -54,12 +54,12 @@ def test_prepared_is_equal(changes, dtype, tolerance):
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("outputs, stride, padding", [(4, 1, 1), (2, 1, 1), (4, 2, 0)])
-@pytest.mark.parametrize("size", [(19, 33), (10, 7), (5, 64)])
-def test_minimal_convolution_is_the_same_convolution(outputs, stride, padding, size, threads, monkeypatch):
+@pytest.mark.parametrize("channels, size", [(24, (19, 33)), (24, (5, 64)), (128, (10, 7)), (512, (16, 16))])
+def test_minimal_convolution_is_the_same_convolution(outputs, stride, padding, channels, size, threads, monkeypatch):
     torch.manual_seed(0)
     monkeypatch.setattr(cpu, "THREADS", threads)
-    weight, bias = torch.randn(40, 24, 3, 3) / 24 ** 0.5, torch.randn(40)
-    x = torch.randn(2, 24, *size)
+    weight, bias = torch.randn(40, channels, 3, 3) / channels ** 0.5, torch.randn(40)
+    x = torch.randn(2, channels, *size)
     exact = F.conv2d(x.double(), weight.double(), bias.double(), stride, padding)
     add = torch.randn(exact.shape)
     minimal = cpu.MinimalConv(weight, bias, stride, padding, 0.2, outputs)

@@ -228,9 +228,8 @@ class _Bench:
             return seconds(lambda: self.inferred(call), frames)
 
         with memory_by_default() if device.type == "cpu" else contextlib.nullcontext():
-            plain_frame = seconds(lambda: self.plain.frame(self.plain_source, self.latents[:1]))
-            plain_motion = seconds(lambda: self.plain.encode_motion(self.frames[:1]))
-        yield from {"plain_frame": plain_frame, "plain_motion": plain_motion}.items()
+            yield "plain_frame", seconds(lambda: self.plain.frame(self.plain_source, self.latents[:1]))
+            yield "plain_motion", seconds(lambda: self.plain.encode_motion(self.frames[:1]))
         self.inferred(lambda: talker._frames(self.source, self.latents))  # take the memory that is kept from here on
         yield "frame", seconds(lambda: list(talker.render(self.source, [self.latents])), batch)
         yield "stages", network(lambda: talker._frames(self.source, self.latents), batch)

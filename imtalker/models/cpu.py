@@ -130,7 +130,7 @@ class MinimalConv(nn.Module):
 
     def forward(self, x: Tensor, add: Tensor | None = None) -> Tensor:
         """(B, C, H, W) to (B, C', H', W'); `add`, of the same shape, is added before the leaky ReLU."""
-        _layers[self.number] = self
+        _layers[self.number] = self  # here, not once: of copies, which share the number, one may be gone
         x, add = (None if t is None else t.float().contiguous(memory_format=torch.channels_last) for t in (x, add))
         return torch.ops.imtalker.convolve(x, add, self.number)
 
