@@ -70,7 +70,7 @@ def test_every_phase_trains_its_own_and_pictures_train_all(data):
     moved = []
     for _ in range(4):
         before = {n: p.detach().clone() for n, p in trainer.renderer.named_parameters()}
-        losses = trainer.update(views)
+        losses = trainer.update(views, trainer.step / OPTIONS.steps)
         moved.append({n.split(".")[0] for n, p in trainer.renderer.named_parameters() if not torch.equal(before[n], p)})
         assert all(torch.isfinite(v) for v in losses.values())
     assert moved[0] == {"motion_encoder"}

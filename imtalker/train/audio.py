@@ -6,7 +6,6 @@ mouth is open, how loud the speech itself is, and whether anybody speaks at all.
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from ..options import MINUTES, OptionParser, count_to, take_fields
 from ..synth.speech import Speech, augment, read_corpus, read_training
 from ..synth.visemes import OPENING, VISEMES, curves
 from ..weights import complete, load_model, load_weights
-from .loop import Average, Log, cosine, load_checkpoint, save_checkpoint
+from .loop import Average, Budget, Log, cosine, load_checkpoint, save_checkpoint
 
 HALVES = 2                                  # viseme targets per frame
 READOUT = "readout.safetensors"             # beside the encoder's weights
@@ -154,7 +153,7 @@ def train(corpus: Path, out: Path, options: AudioTraining = AudioTraining(), min
         step = state["step"]
     windows = SpeechWindows(read_training(corpus), encoder)
     test = read_corpus(Path(corpus) / "test.npz")
-    log, begun = Log(Path(out) / "log", step, options.steps, every), time.monotonic()
+    log, budget = Log(Path(out) / "log", step, options.steps, every), Budget(options.steps, minutes)
 
     def save() -> None:
         save_checkpoint(path, networks=both.state_dict(), average=average.network.state_dict(),
@@ -163,12 +162,9 @@ def train(corpus: Path, out: Path, options: AudioTraining = AudioTraining(), min
         with complete(Path(out) / READOUT) as unfinished:
             save_file(average.network[1].state_dict(), unfinished)
 
-    while step < options.steps and (minutes is None or time.monotonic() - begun < 60 * minutes):
-        done = step / options.steps
-        if minutes is not None:                             # a run cut by time still ends with a small learning rate
-            done = max(done, (time.monotonic() - begun) / (60 * minutes))
+    while (done := budget.done(step)) < 1:
         for group in optimiser.param_groups:
-            group["lr"] = float(options.learning_rate * cosine(int(1e4 * done) if done > .05 else step, 10_000))
+            group["lr"] = options.learning_rate * cosine(step, done)
         batch = windows.sample(np.random.default_rng([options.seed, step]), options.batch, options.frames)
         terms = losses(*readout(encoder.features(batch.waveform)), batch)
         optimiser.zero_grad()

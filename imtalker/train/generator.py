@@ -16,7 +16,6 @@ What differs from the published recipe, and why:
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -50,7 +49,7 @@ from ..synth.speech import Speech, augment, read_corpus, read_training
 from ..weights import complete, load_model, load_weights, read_dataclass
 from .audio import Readout, load_readout
 from .audio import load as load_audio_encoder
-from .loop import Average, Log, load_checkpoint, save_checkpoint
+from .loop import Average, Budget, Log, load_checkpoint, save_checkpoint
 
 
 @dataclass(frozen=True)
@@ -240,11 +239,8 @@ def train(corpus: Path, out: Path, encoder: Path, pack: Path, options: Generator
             unfinished.write_text(json.dumps(
                 {"generator": asdict(config), "mouth_decoder": decoder.tolist(), "step": step}, indent=1))
 
-    log, begun = Log(out / "log", step, options.steps, every), time.monotonic()
-    while step < options.steps and (minutes is None or time.monotonic() - begun < 60 * minutes):
-        done = step / options.steps
-        if minutes is not None:                             # a run cut by time still ends with a small learning rate
-            done = max(done, (time.monotonic() - begun) / (60 * minutes))
+    log, budget = Log(out / "log", step, options.steps, every), Budget(options.steps, minutes)
+    while (done := budget.done(step)) < 1:
         for group in optimiser.param_groups:
             group["lr"] = options.learning_rate * min(1, (step + 1) / 100, .05 + .95 * max(0, 1 - done) / .5)
         batch = pool.sample(np.random.default_rng([options.seed, 2, step]))

@@ -51,17 +51,17 @@ class Log:
 
         self.writer = SummaryWriter(str(folder))
         self.first, self.steps, self.every = step, steps, every
-        self.sums: dict[str, float] = {}
+        self.sums: dict[str, float | Tensor] = {}  # tensors where they are: reading one waits for its device
         self.counts: dict[str, int] = {}
         self.start = time.monotonic()
 
     def add(self, step: int, metrics: dict[str, Tensor | float]) -> None:
         for name, value in metrics.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(value)
+            self.sums[name] = self.sums.get(name, 0.0) + value
             self.counts[name] = self.counts.get(name, 0) + 1
         if (step + 1) % self.every:
             return
-        means = {name: self.sums[name] / self.counts[name] for name in self.sums}
+        means = {name: float(self.sums[name]) / self.counts[name] for name in self.sums}
         for name, value in means.items():
             self.writer.add_scalar(name, value, step + 1)
         pace = (time.monotonic() - self.start) / (step + 1 - self.first)
@@ -79,7 +79,21 @@ def sheet(rows: list[list[Tensor]], path: Path) -> None:
     Image.fromarray((picture.permute(1, 2, 0).clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()).save(path)
 
 
-def cosine(step: int, steps: int, warm_up: int = 100, floor: float = 0.05) -> float:
-    """Learning-rate factor: linear warm-up, then a half cosine down to `floor`."""
+class Budget:
+    """What a run may take: steps or, if that is over sooner, minutes."""
+
+    def __init__(self, steps: int, minutes: float | None):
+        self.steps, self.seconds = steps, 60 * minutes if minutes else math.inf
+        self.begun = time.monotonic()
+
+    def done(self, step: int) -> float:
+        """Share that is spent: 1 ends a run. A learning rate that follows it is small at the end, whatever ends it."""
+        if step >= self.steps:
+            return 1.0
+        return max(step / self.steps, (time.monotonic() - self.begun) / self.seconds)
+
+
+def cosine(step: int, done: float, warm_up: int = 100, floor: float = 0.05) -> float:
+    """Learning-rate factor: linear warm-up, then a half cosine down to `floor` when a run is done."""
     rise = min(1.0, (step + 1) / warm_up)
-    return rise * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))))
+    return rise * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))

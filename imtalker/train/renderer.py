@@ -9,7 +9,7 @@ towards its end adversarially.
 """
 from __future__ import annotations
 
-import time
+import random
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from ..options import OptionParser, take_fields
 from ..weights import load_model
 from .data import HeadData, Views, degrade, recolour
 from .discriminator import Discriminator
-from .loop import Average, Log, cosine, load_checkpoint, save_checkpoint, sheet
+from .loop import Average, Budget, Log, cosine, load_checkpoint, save_checkpoint, sheet
 from .losses import (
     adapter_loss,
     correspondence_loss,
@@ -70,7 +70,7 @@ class RendererTraining:
     parts: float = 0.3
     adapter: float = 0.02
     adversarial: float = 0.0
-    adversarial_from: float = 0.7  # share of the steps after which the adversary joins
+    adversarial_from: float = 0.7  # share of the run after which the adversary joins
     focus: float = 0.0  # how much more often frames with open mouths and closed eyes drive
     average: float = 0.999
     seed: int = 0
@@ -138,21 +138,22 @@ class RendererTrainer:
             self.features.to(device)
         self.critics = [Discriminator(config.size >> k).to(device) for k in range(2)] if options.adversarial else []
         self.critic_optimiser = adam(nn.ModuleList(self.critics), options, betas=(0.0, 0.99)) if self.critics else None
-        self.rng = torch.Generator().manual_seed(options.seed)
+        self.rng = torch.Generator(device).manual_seed(options.seed)
+        self.dice = random.Random(options.seed)  # for what is decided without asking the device
         self.step = 0
 
     def begin_reading(self, heads: HeadData, steps: int = 3000) -> None:
         """Begin the motion encoder from the face reader, and its geometry from true landmarks without pictures."""
         encoder = self.renderer.motion_encoder
         encoder.reader.load_state_dict(load_reader().state_dict())
-        landmarks, latent = (torch.from_numpy(heads.labels[k]).flatten(0, 1).float() for k in ("landmarks", "latent"))
+        landmarks, latent = (heads.labels[k].flatten(0, 1) for k in ("landmarks", "latent"))
+        draw = {"generator": self.rng, "device": self.device}
         optimiser = torch.optim.Adam(encoder.geometry.parameters(), 2e-3)
         for step in range(steps):
-            optimiser.param_groups[0]["lr"] = 2e-3 * cosine(step, steps)
-            rows = torch.randint(len(latent), (256,), generator=self.rng)
-            noisy = landmarks[rows] + 0.004 * torch.randn(256, *landmarks.shape[1:], generator=self.rng)
-            read = encoder.from_landmarks(noisy.to(self.device))
-            loss = F.smooth_l1_loss(read, latent[rows].to(self.device), beta=0.5)
+            optimiser.param_groups[0]["lr"] = 2e-3 * cosine(step, step / steps)
+            rows = torch.randint(len(latent), (256,), **draw)
+            noisy = landmarks[rows] + 0.004 * torch.randn(256, *landmarks.shape[1:], **draw)
+            loss = F.smooth_l1_loss(encoder.from_landmarks(noisy), latent[rows], beta=0.5)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -182,7 +183,7 @@ class RendererTrainer:
 
     def noisy(self, latent: Tensor) -> Tensor:
         """True latents as uncertain as those that are read or made."""
-        return latent + 0.05 * torch.randn(latent.shape, generator=self.rng).to(latent.device)
+        return latent + 0.05 * torch.randn(latent.shape, generator=self.rng, device=latent.device)
 
     def geometry(self, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of the second phase, from latents, surfaces and parts alone."""
@@ -192,7 +193,7 @@ class RendererTrainer:
         maps = model.motion_maps(self.noisy(views.latent), identity)
         keys = [level.keys(m) for level, m in zip(model.transfer.levels, maps)]
         # Every frame of a person drives, and the next frame of the same person is its source.
-        following = torch.arange(len(views.latent)).view(-1, frames).roll(-1, 1).flatten()
+        following = torch.arange(len(views.latent), device=views.latent.device).view(-1, frames).roll(-1, 1).flatten()
         losses = {"correspondence": self.correspondence(maps, [k[following] for k in keys], views.surface,
                                                         views.surface[following], region_mask(views.landmarks, 64)),
                   "parts": parts_loss(self.parts(maps[-1]), views.parts)}
@@ -207,7 +208,7 @@ class RendererTrainer:
         if o.reading:
             own, anchor_source = self.read(source)
             read, anchor = self.read(driving)
-            as_read = torch.rand(len(own), generator=self.rng).to(own.device) < o.reading
+            as_read = torch.rand(len(own), generator=self.rng, device=own.device) < o.reading
             motion = torch.where(as_read.repeat_interleave(times)[:, None], read, motion)
             losses["anchor"] = o.anchor * (anchor + anchor_source)
         features = repeat(model.encode_source(source.pictures, own), times)
@@ -224,7 +225,7 @@ class RendererTrainer:
             "adapter": o.adapter * adapter_loss(motion, adapted.float(), other.float())}
 
         aligned, first = model.transfer(maps, features.transfer), 0
-        if torch.rand((), generator=self.rng) < o.window:
+        if self.dice.random() < o.window:
             first = model.config.attention_levels - 1
             aligned = [model.synthesis.stages(aligned[:first + 1]), *aligned[first + 1:]]
             corner = self.around_face(driving.landmarks, aligned[0].shape[-1] // 2)
@@ -245,7 +246,7 @@ class RendererTrainer:
     def around_face(self, landmarks: Tensor, steps: int) -> Tensor:
         """Corners for `crop` (B, 2), in `steps` to the half side, that put faces somewhere near its middle."""
         middle = (landmarks.amin(1) + landmarks.amax(1)) / 2
-        wander = (torch.rand(middle.shape, generator=self.rng) - 0.5).to(middle.device) * 0.3
+        wander = (torch.rand(middle.shape, generator=self.rng, device=middle.device) - 0.5) * 0.3
         return ((2 * (middle + wander) - 0.5).clamp(0, 1) * steps).round() / steps
 
     def adversary(self, frames: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -265,10 +266,10 @@ class RendererTrainer:
         first, second = self.options.reading_steps, self.options.reading_steps + self.options.geometry_steps
         return "reading" if self.step < first else "geometry" if self.step < second else "picture"
 
-    def update(self, views: Views) -> dict[str, Tensor]:
-        """One step on a batch; returns its losses."""
+    def update(self, views: Views, done: float) -> dict[str, Tensor]:
+        """One step on a batch when `done`, 0 to 1, of the run is over; returns its losses."""
         o = self.options
-        rate = o.learning_rate * cosine(self.step, o.steps)
+        rate = o.learning_rate * cosine(self.step, done)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["factor"]
         with self.autocast():
@@ -280,7 +281,7 @@ class RendererTrainer:
                 total, losses = self.geometry(views)
             else:
                 total, losses, (frames, target) = self.picture(views)
-                if self.critics and self.step >= o.adversarial_from * o.steps:
+                if self.critics and done >= o.adversarial_from:
                     fooled, more = self.adversary(frames, target)
                     total, losses = total + o.adversarial * fooled, losses | more
         self.optimiser.zero_grad(set_to_none=True)
@@ -345,8 +346,8 @@ def train(data: Path, out: Path, options: RendererTraining, *, held_out: Path | 
     OUT gets checkpoint.pt, TensorBoard files, and sheets of held-out people as pictures. `start` is a checkpoint or a
     model folder whose renderer to begin from when there is nothing to resume.
     """
-    heads = HeadData(data, limit)
-    judge = HeadData(held_out, limit) if held_out else heads
+    heads = HeadData(data, limit, device)
+    judge = HeadData(held_out, limit, device) if held_out else heads
     trainer = RendererTrainer(config, options, device, bfloat16)
     checkpoint = out / "checkpoint.pt"
     if state := load_checkpoint(checkpoint, device):
@@ -357,20 +358,17 @@ def train(data: Path, out: Path, options: RendererTraining, *, held_out: Path | 
         trainer.begin_reading(heads)
     rng = np.random.default_rng([options.seed, trainer.step])
     test = judge.sample(np.random.default_rng(0), min(8, len(judge)), 3, config.size)
-    log = Log(out, trainer.step, options.steps, every)
-    stop = time.monotonic() + 60 * minutes if minutes else float("inf")
-    while trainer.step < options.steps and time.monotonic() < stop:
+    log, budget = Log(out, trainer.step, options.steps, every), Budget(options.steps, minutes)
+    while (done := budget.done(trainer.step)) < 1:
         sizes = {"reading": 128 if config.motion_encoder == "landmarks" else config.size, "geometry": 0}
         size = sizes.get(trainer.phase, config.size)
         views = heads.sample(rng, options.people, options.driving + 1, size, options.focus)
         views = Views(recolour(views.pictures, trainer.rng), *(getattr(views, f.name) for f in fields(Views)[1:]))
-        views = Views(*(getattr(views, f.name).to(device) for f in fields(Views)))
-        log.add(trainer.step, trainer.update(views))
+        log.add(trainer.step, trainer.update(views, done))
         if trainer.step % (10 * every) == 0:
             save_checkpoint(checkpoint, **trainer.state())
             if trainer.phase == "picture":
-                metrics, rows = validate(trainer.average.network.to("cpu"), test)
-                trainer.average.network.to(device)
+                metrics, rows = validate(trainer.average.network, test)
                 sheet(rows, out / "sheets" / f"{trainer.step:06d}.png")
                 for name, value in metrics.items():
                     log.writer.add_scalar(f"held_out/{name}", value, trainer.step)
