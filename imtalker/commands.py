@@ -62,7 +62,9 @@ def _output(given: str | None, *inputs: Path) -> Path:
 def _talker(args):
     from .pipeline import IMTalker
 
-    return IMTalker.from_pretrained(args.model, device=args.device, precision=args.precision)
+    return IMTalker.from_pretrained(
+        args.model, device=args.device, precision=args.precision, compile=args.compile or None
+    )
 
 
 def _make(args, picture: Path, driving: Path, **how):
@@ -306,7 +308,13 @@ def benchmark(args):
     _check_report(args.report)
     with _bar(args.runs + 1, "runs", args.quiet) as bar:
         result = benchmark(
-            args.model, args.device, args.precision, runs=args.runs, seconds=args.seconds, progress=bar.update
+            args.model,
+            args.device,
+            args.precision,
+            args.compile or None,
+            runs=args.runs,
+            seconds=args.seconds,
+            progress=bar.update,
         )
     if args.report:
         write(args.report, result)
