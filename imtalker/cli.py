@@ -429,11 +429,6 @@ def _add_model(command: OptionParser) -> None:
         choices=("auto", "float32", "bfloat16", "float16"),
         help="auto takes bfloat16 on a CUDA device that has it; float16 is not for CPUs (default: auto)",
     )
-    command.add_argument(
-        "--compile",
-        action="store_true",
-        help="compile the networks for a CUDA device: faster frames, the first ones a minute or more later",
-    )
 
 
 def _add_sampling(command: OptionParser) -> None:

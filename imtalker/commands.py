@@ -62,9 +62,7 @@ def _output(given: str | None, *inputs: Path) -> Path:
 def _talker(args):
     from .pipeline import IMTalker
 
-    return IMTalker.from_pretrained(
-        args.model, device=args.device, precision=args.precision, compile=args.compile or None
-    )
+    return IMTalker.from_pretrained(args.model, device=args.device, precision=args.precision)
 
 
 def _make(args, picture: Path, driving: Path, **how):
@@ -308,13 +306,7 @@ def benchmark(args):
     _check_report(args.report)
     with _bar(args.runs + 1, "runs", args.quiet) as bar:
         result = benchmark(
-            args.model,
-            args.device,
-            args.precision,
-            args.compile or None,
-            runs=args.runs,
-            seconds=args.seconds,
-            progress=bar.update,
+            args.model, args.device, args.precision, runs=args.runs, seconds=args.seconds, progress=bar.update
         )
     if args.report:
         write(args.report, result)

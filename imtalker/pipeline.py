@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from itertools import islice
@@ -42,9 +41,8 @@ from .media.picture import PictureSource
 from .media.video import as_rate
 from .memory import give_back_freed_memory, keep_freed_memory
 from .models.audio import MelEncoder
-from .models.compiled import Graphs
 from .models.generator import extend
-from .models.prepared import keep_halved, prepare
+from .models.prepared import prepare
 from .models.renderer import SourceFeatures
 from .stream import MotionStream
 from .workers import Workers
@@ -72,20 +70,11 @@ class Source:
 class IMTalker:
     """A model on a device: `encode_source` a picture once, then `animate` or `reenact` it as often as you like."""
 
-    def __init__(
-        self,
-        model: weights.Model,
-        *,
-        name: str = "model",
-        device: str = "auto",
-        precision: str = "auto",
-        compile: bool | None = None,
-    ):
+    def __init__(self, model: weights.Model, *, name: str = "model", device: str = "auto", precision: str = "auto"):
         """Most users call `from_pretrained`. The networks of `model` are moved to the device and set to evaluation."""
         self.name = name
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
-        self.compiled = choose_compile(compile, self.device)
         self.renderer = prepare(model.renderer.to(self.device, memory_format=torch.channels_last).eval())
         self.generator = model.generator.to(self.device).eval().requires_grad_(False)
         self.audio_encoder = model.audio_encoder.to(self.device).eval().requires_grad_(False)
@@ -96,40 +85,20 @@ class IMTalker:
         self.at_once = max(1, BATCH_PIXELS.get(self.device.type, 2 * 512**2) // self.config.size**2)
         self._workers = Workers(min(self.at_once, torch.get_num_threads()) if self.device.type == "cpu" else 1)
         self._batch = self.at_once // self._workers.count
-        read = self.renderer.encode_motion
-        if self.compiled:  # for every batch size of the graphs on its own
-            read = torch.compile(read, dynamic=False)
-            self.renderer.align = torch.compile(self.renderer.align, dynamic=False)
-            self.renderer.synthesis.compile(dynamic=False)
-        self._drawing = self._reading = None  # CUDA graphs
-        if self.device.type == "cuda":
-            if self.precision != "float32":
-                for name, network in self.renderer.named_children():
-                    keep_halved(network, torch.float16 if name == "synthesis" else getattr(torch, self.precision))
-            self._drawing = Graphs(self._draw, self.at_once)
-            self._reading = Graphs(lambda _, pictures: self._encode_motion(pictures, read), self.at_once)
 
     @classmethod
     def from_pretrained(
-        cls,
-        model: str | os.PathLike[str] = "mini",
-        device: str = "auto",
-        precision: str = "auto",
-        compile: bool | None = None,
+        cls, model: str | os.PathLike[str] = "mini", device: str = "auto", precision: str = "auto"
     ) -> IMTalker:
         """Load a model by name ("mini" is bundled) or from a folder.
 
         device: "auto" (CUDA, then Apple's MPS, then CPU), "cpu", "cuda", "cuda:1" or "mps". precision: "float32",
         "bfloat16" (networks' inner products; synthesis in float16, on a CPU in float32), "float16" (all of them; not on
-        a CPU), or "auto": bfloat16 on a CUDA device that has it, else float32. compile: let torch.compile make the
-        renderer faster still, which takes a minute or more when the first frames are made; for CUDA devices.
+        a CPU), or "auto": bfloat16 on a CUDA device that has it, else float32.
         Raises InputError for an unknown model, damaged weights, or a device that is not there.
         """
         choose_precision(precision, choose_device(device))  # a wrong option is told before anything is loaded
-        choose_compile(compile, choose_device(device))
-        talker = cls(
-            weights.load_model(model), name=os.fspath(model), device=device, precision=precision, compile=compile
-        )
+        talker = cls(weights.load_model(model), name=os.fspath(model), device=device, precision=precision)
         give_back_freed_memory()
         return talker
 
@@ -285,8 +254,8 @@ class IMTalker:
         frames = (crop.apply(frame, size) for frame in video)
 
         def read(batch: list[np.ndarray]) -> Tensor:
-            with torch.inference_mode():
-                return self._motion(self._tensor(np.stack(batch)))
+            with torch.inference_mode(), self._autocast():
+                return self.renderer.encode_motion(self._tensor(np.stack(batch))).float()
 
         return self._workers.map(read, iter(lambda: list(islice(frames, self._batch)), []))
 
@@ -319,28 +288,10 @@ class IMTalker:
         frames = self.render(source, [torch.cat([motion for _, motion in faces])])
         return [list(islice(frames, len(motion))) for _, motion in faces]
 
-    def _motion(self, pictures: Tensor) -> Tensor:
-        """Motion latents (n, 32) float32 of pictures (n, 3, S, S) in [0, 1]."""
-        if self._reading is None:
-            return self._encode_motion(pictures, self.renderer.encode_motion)
-        return self._reading(None, pictures)
-
-    def _encode_motion(self, pictures: Tensor, read: Callable[[Tensor], Tensor]) -> Tensor:
-        with self._autocast():
-            return read(pictures).float()
-
     def _frames(self, source: Source, latents: Tensor) -> Tensor:
-        """Frames (n, 3, S, S) in [0, 1] of latents (n, 32)."""
-        if self._drawing is not None and len(source.features.motion) == 1:
-            return self._drawing(source.features, latents)
-        # several sources are of no fixed number: nothing is captured or compiled for one
-        with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
-            return self._draw(source.features, latents)
-
-    def _draw(self, features: SourceFeatures, latents: Tensor) -> Tensor:
-        """As `_frames`. Synthesis adds up many layers: bfloat16's seven bits are too few for it."""
+        """(n, 3, S, S) in [0, 1]. Synthesis adds up many layers: bfloat16's seven bits are too few for it."""
         with self._autocast():
-            aligned = self.renderer.align(features, latents)
+            aligned = self.renderer.align(source.features, latents)
         if self.precision == "bfloat16":
             fine = torch.float16 if self.device.type == "cuda" else torch.float32
             with torch.autocast(self.device.type, fine, enabled=fine is torch.float16):
@@ -498,10 +449,3 @@ def choose_precision(precision: str, device: torch.device) -> str:
     if precision == "auto":
         return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
     return precision
-
-
-def choose_compile(compile: bool | None, device: torch.device) -> bool:
-    """Whether networks are compiled. Raises InputError where they cannot be."""
-    if compile and device.type != "cuda":
-        raise InputError(f"compile=True is for CUDA devices, not for {device.type!r}: leave it out")
-    return bool(compile)

@@ -61,7 +61,6 @@ def benchmark(
     model: str,
     device: str = "auto",
     precision: str = "auto",
-    compile: bool | None = None,
     *,
     runs: int = 5,
     seconds: float = 2.0,
@@ -71,7 +70,7 @@ def benchmark(
 
     seconds: length of the clips that are made from end to end. progress: called after warming up, and after each run.
     """
-    talker = IMTalker.from_pretrained(model, device=device, precision=precision, compile=compile)
+    talker = IMTalker.from_pretrained(model, device=device, precision=precision)
     with tempfile.TemporaryDirectory() as folder:
         bench = _Bench(talker, model, Path(folder), seconds)
         costs = bench.costs()
@@ -236,7 +235,7 @@ class _Bench:
         yield "stages", network(lambda: talker._frames(self.source, self.latents), batch)
         yield "frame_alone", network(lambda: talker._frames(self.source, self.latents[:1]))
         yield "motion", seconds(lambda: list(talker.driving_motion(self.squares, no_crop(size, size))), batch)
-        yield "motion_alone", network(lambda: talker._motion(self.frames[:1]))
+        yield "motion_alone", network(lambda: renderer.encode_motion(self.frames[:1]))
 
         yield "align", network(lambda: renderer.align(features, self.latents), batch)
         yield "maps", network(lambda: renderer.motion_maps(self.latents, features.identity), batch)
@@ -288,7 +287,6 @@ class _Bench:
     def start(self) -> tuple[float, float, float]:
         """Seconds from starting `imtalker animate` to its first frame; the bytes it took of memory, and of a GPU's."""
         how = ["--model", str(self.model), "--device", str(self.talker.device), "--precision", self.talker.precision]
-        how += ["--compile"] if self.talker.compiled else []
         command = ["animate", str(PICTURE), str(self.speech), "-o", str(self.output), "--quiet", *how]
         started = time.perf_counter()
         with subprocess.Popen([sys.executable, "-m", child.__name__, *command], stdout=subprocess.PIPE) as process:

@@ -234,11 +234,7 @@ def _(x: Tensor, add: Tensor | None, layer: int) -> Tensor:
 
 @torch.library.register_fake("imtalker::attend_and_match", lib=_library)
 def _attended(queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    *sources, heads, rows, width = queries.shape
-    match = queries.new_empty(*sources, rows, dtype=torch.long)
-    if queries.device.type == "cuda":  # as what follows wants it
-        return queries.new_empty(*sources, rows, heads, width).transpose(-3, -2), match
-    return queries.new_empty(queries.shape), match
+    return queries.new_empty(queries.shape), queries.new_empty(queries.shape[1], dtype=torch.long)
 
 
 ROWS = 128  # of a piece of work: enough pieces that threads end together
@@ -249,11 +245,6 @@ def _(queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     from . import loops
 
     attended, match = _attended(queries, keys, values)
-    if queries.ndim == 4:
-        for inputs, *outputs in zip(zip(queries, keys, values), attended, match):
-            for out, made in zip(outputs, attend_and_match(*inputs)):
-                out.copy_(made)
-        return attended, match
     q, a, m = queries.contiguous().numpy(), attended.numpy(), match.numpy()
     k, v = (x.transpose(1, 2).contiguous().numpy() for x in (keys, values))
 
@@ -293,15 +284,14 @@ def attend_in_windows(qkv: Tensor, order: Tensor, biases: Tensor, which: Tensor)
     """Attention (B, N, h, d) inside windows of the N tokens of a map, qkv (B, N, 3, h, d).
 
     order: the tokens of each window, (n, T). which: (n,), the bias of each, of biases (m, h, T, T), keys before
-    queries. T and d are multiples of 4; on a GPU T is a power of two.
+    queries. T and d are multiples of 4.
     """
     return torch.ops.imtalker.attend_in_windows(qkv, order, biases, which)
 
 
 def attend_and_match(queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     """Attention (h, R, d) of queries (h, R, d), scaled, to keys and values (h, N, d); also the cell of the greatest
-    weight, mean over heads, of each row: (R,) int64. All may have one dimension more in front, for several sources.
-    On a CPU R and d are multiples of 4."""
+    weight, mean over heads, of each row: (R,) int64. R and d are multiples of 4."""
     return torch.ops.imtalker.attend_and_match(queries, keys, values)
 
 
@@ -313,7 +303,7 @@ def convolve_flop(x: torch.Size, add: torch.Size | None, layer: int, **_) -> int
 
 
 def attend_flop(queries: torch.Size, keys: torch.Size, values: torch.Size, **_) -> int:
-    return 4 * math.prod(queries) * keys[-2]
+    return 4 * math.prod(queries) * keys[1]
 
 
 def attend_in_windows_flop(qkv: torch.Size, order: torch.Size, *_, **__) -> int:

@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import gpu
 from .appearance import AppearanceEncoder
 from .cpu import MinimalConv, attend_and_match, attend_in_windows, compiles
 from .layers import (
@@ -75,10 +74,11 @@ def constant(x: Tensor) -> nn.Parameter:
 class Conv(nn.Module):
     """Convolution and bias, then a leaky ReLU of `slope`; 1 is none."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, stride: int = 1, padding: int = 1, slope: float = 1.0):
+    def __init__(self, weight: Tensor, bias: Tensor | None, stride: int = 1, padding: int = 1, slope: float = 1.0,
+                 groups: int = 1):
         super().__init__()
         self.weight, self.bias = constant(weight), None if bias is None else constant(bias)
-        self.stride, self.padding, self.slope = stride, padding, slope
+        self.stride, self.padding, self.slope, self.groups = stride, padding, slope, groups
 
     @classmethod
     def of(cls, conv: nn.Conv2d, norm: nn.BatchNorm2d | None = None, slope: float = 1.0) -> Conv:
@@ -100,11 +100,7 @@ class Conv(nn.Module):
 
     def forward(self, x: Tensor, add: Tensor | None = None) -> Tensor:
         """`add` is added before the leaky ReLU."""
-        if not torch.compiler.is_compiling() and gpu.runs(x):  # the compiler fuses what follows a convolution itself
-            x = F.conv2d(x, self.weight, None, self.stride, self.padding)
-            plain = self.bias is None and add is None and self.slope == 1
-            return x if plain else gpu.activate(x, None, self.bias, add, self.slope)
-        x = F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
+        x = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, 1, self.groups)
         x = x if add is None else x.add_(add)
         return x if self.slope == 1 else F.leaky_relu_(x, self.slope)
 
@@ -127,7 +123,7 @@ class DoublingConv(nn.Module):
     """Nearest x2, a 3x3 convolution and a leaky ReLU, as one 2x2 convolution that makes all four phases of the output.
 
     An output pixel sees only 2 x 2 different pixels of the small map; the kernel's taps that fall on one add up:
-    2.25 times fewer operations. On a GPU the same as one transposed convolution, which puts the phases in their places.
+    2.25 times fewer operations.
     """
 
     def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d, slope: float):
@@ -137,56 +133,13 @@ class DoublingConv(nn.Module):
         taps = torch.tensor([[[1.0, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]]).to(whole.weight)
         phases = torch.einsum("apk,bql,oikl->aboipq", taps, taps, whole.weight).flatten(0, 2)
         self.conv = Conv(phases, whole.bias.repeat(4), slope=slope)
-        if gpu.runs(whole.weight):
-            taps = torch.stack([taps[1, 1], taps[0, 1], taps[1, 0], taps[0, 0]])  # of 4, what falls on each
-            self.conv = TransposedConv(torch.einsum("pk,ql,oikl->iopq", taps, taps, whole.weight), whole.bias, slope)
 
     def forward(self, x: Tensor) -> Tensor:
-        if isinstance(self.conv, TransposedConv):
-            return self.conv(x)
         height, width = x.shape[2:]
         x = self.conv(x).permute(0, 2, 3, 1)  # (B, H + 1, W + 1, 4 C): phase (a, b) of cell (y, x) is at (y + a, x + b)
         phases = [x[:, k // 2:k // 2 + height, k % 2:k % 2 + width].chunk(4, -1)[k] for k in range(4)]
         rows = [torch.stack(pair, 3) for pair in (phases[:2], phases[2:])]  # (B, H, W, 2, C)
         return torch.stack(rows, 2).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
-
-
-class TransposedConv(nn.Module):
-    """Transposed convolution 4 x 4 of stride 2, which doubles the size; bias and a leaky ReLU."""
-
-    def __init__(self, weight: Tensor, bias: Tensor, slope: float):
-        super().__init__()
-        self.weight, self.bias, self.slope = constant(weight), constant(bias), slope
-
-    def forward(self, x: Tensor) -> Tensor:
-        if torch.compiler.is_compiling():
-            return F.leaky_relu(F.conv_transpose2d(x, self.weight, self.bias, 2, 1), self.slope)
-        return gpu.activate(F.conv_transpose2d(x, self.weight, None, 2, 1), None, self.bias, None, self.slope)
-
-
-class Blur(nn.Module):
-    """Depth-wise filter [1, 3, 3, 1] x [1, 3, 3, 1] of sum `total`; then, if given, times gain (B, C), plus bias (C,),
-    and a leaky ReLU."""
-
-    def __init__(self, like: Tensor, channels: int, padding: int, total: float = 1.0):
-        super().__init__()
-        self.kernel = constant(blur_kernel(like, total).expand(channels, 1, 4, 4))
-        self.padding, self.total = padding, total
-
-    def forward(self, x: Tensor, gain: Tensor | None = None, bias: Tensor | None = None, slope: float = 1) -> Tensor:
-        if gpu.runs(x):
-            return gpu.blur(x, self.padding, self.total, gain, bias, slope)
-        return steered(F.conv2d(x, self.kernel, None, 1, self.padding, 1, len(self.kernel)), gain, bias, slope)
-
-
-def steered(x: Tensor, gain: Tensor | None, bias: Tensor | None, slope: float) -> Tensor:
-    """leaky_relu(x * gain + bias), or x where they are not given."""
-    if gain is None:
-        return x
-    if not torch.compiler.is_compiling() and gpu.runs(x):
-        return gpu.activate(x, gain, bias, None, slope)
-    gain, bias = gain[:, :, None, None].to(x.dtype), bias.view(1, -1, 1, 1).to(x.dtype)
-    return F.leaky_relu_(torch.addcmul(bias, x, gain), slope)
 
 
 class PreparedResidualBlock(nn.Module):
@@ -220,7 +173,7 @@ class PreparedDownBlock(nn.Module):
         self.conv1 = fastest(Conv.equal(block.conv1, block.bias1), large=True)
         self.conv2 = fastest(Conv.equal(block.conv2, block.bias2))
         self.skip = fastest(Conv.equal(block.skip, block.bias_skip))
-        self.blur = Blur(block.skip.weight, channels, padding=2)
+        self.blur = Conv(blur_kernel(block.skip.weight).expand(channels, 1, 4, 4), None, padding=2, groups=channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv2(self.blur(self.conv1(x))).add_(self.skip(self.blur(x)))
@@ -236,20 +189,19 @@ class PreparedModulatedConv(nn.Module):
         if conv.up:
             outputs = len(weight)
             self.weight = constant(weight.transpose(0, 1))
-            self.blur = Blur(weight, outputs, padding=1, total=4)
+            self.blur = Conv(blur_kernel(weight, 4).expand(outputs, 1, 4, 4), None, padding=1, groups=outputs)
         else:
             self.conv = Conv(weight, None)
             if len(weight) < WIDEST:  # the widest are of the smallest maps
                 self.conv = fastest(self.conv)
-        self.bias = constant(conv.bias * math.sqrt(2))
+        self.bias = constant(conv.bias.view(1, -1, 1, 1) * math.sqrt(2))
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         scale, demodulation = steering(style, self.modulation, self.energy)
         x = x * scale[:, :, None, None].to(x.dtype)
-        gain = demodulation * math.sqrt(2)
-        if self.up:
-            return self.blur(F.conv_transpose2d(x, self.weight, stride=2), gain, self.bias, 0.2)
-        return steered(self.conv(x), gain, self.bias, 0.2)
+        x = self.blur(F.conv_transpose2d(x, self.weight, stride=2)) if self.up else self.conv(x)
+        gain = (demodulation * math.sqrt(2))[:, :, None, None].to(x.dtype)
+        return F.leaky_relu_(torch.addcmul(self.bias.to(x.dtype), x, gain), 0.2)
 
 
 # ---------------------------------------------------------------------------------------------------------- attention
@@ -271,8 +223,7 @@ def after_norm(norm: nn.LayerNorm, layer: nn.Linear) -> tuple[Tensor, Tensor]:
 
 
 def normalised(x: Tensor) -> Tensor:
-    """Not `F.layer_norm`, of which autocast makes float32; inside it is that anyway."""
-    return torch.native_layer_norm(x, x.shape[-1:], None, None, 1e-5)[0]
+    return F.layer_norm(x, x.shape[-1:])
 
 
 class PreparedAttention(nn.Module):
@@ -302,8 +253,7 @@ class PreparedGlobalAttention(PreparedAttention):
         shape = x.shape
         x = x.flatten(2).transpose(1, 2)
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (
-            self.q_proj(normalised(x + self.q_position.to(x.dtype))),
-            self.k_proj(normalised(x + self.k_position.to(x.dtype))),
+            self.q_proj(normalised(x + self.q_position)), self.k_proj(normalised(x + self.k_position)),
             self.v_proj(normalised(x))))
         x = self.finish(x, F.scaled_dot_product_attention(q, k, v))
         return x.transpose(1, 2).unflatten(2, shape[2:])
@@ -350,7 +300,7 @@ class PreparedWindowAttention(PreparedAttention):
 
 
 class CompiledWindowAttention(PreparedAttention):
-    """Cells stay where they are; attention, compiled for a CPU or a GPU, looks for those of a window itself."""
+    """On a CPU cells stay where they are; attention looks for those of a window itself."""
 
     def __init__(self, block: PreparedWindowAttention):
         nn.Module.__init__(self)
@@ -361,17 +311,14 @@ class CompiledWindowAttention(PreparedAttention):
         biases = torch.cat(list(block.biases)).transpose(2, 3)
         biases, which = biases.unique(dim=0, return_inverse=True)
         which = torch.cat([which[:1].expand(block.windows[0]), which[1:]])
-        biases = biases.contiguous()
-        if biases.is_cuda:  # it reads them queries before keys
-            biases = biases.transpose(2, 3).contiguous().transpose(2, 3)
-        self.register_buffer("biases", biases, persistent=False)
+        self.register_buffer("biases", biases.contiguous(), persistent=False)
         self.register_buffer("which", which.contiguous(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         shape = x.shape
         x = x.flatten(2).transpose(1, 2)
         qkv = self.qkv(normalised(x)).unflatten(2, (3, self.heads, -1))
-        attended = attend_in_windows(qkv if qkv.is_cuda else qkv.float(), self.order, self.biases, self.which)
+        attended = attend_in_windows(qkv.float(), self.order, self.biases, self.which)
         x = self.finish(x, attended.to(qkv.dtype).transpose(1, 2))
         return x.transpose(1, 2).unflatten(2, shape[2:])
 
@@ -379,12 +326,12 @@ class CompiledWindowAttention(PreparedAttention):
 def prepared_window_attention(block: WindowAttention) -> PreparedWindowAttention | CompiledWindowAttention:
     prepared = PreparedWindowAttention(block)
     width = prepared.qkv.in_features // block.heads
-    compiled = gpu.runs(block.relative_bias) or (width % 4 == 0 and compiles(block.relative_bias))
+    compiled = width % 4 == 0 and compiles(block.relative_bias)
     return CompiledWindowAttention(prepared) if compiled else prepared
 
 
 class PreparedCrossAttention(CrossAttention):
-    """Weights are neither kept nor written down where only the best cell is asked for, on a CPU or a GPU."""
+    """On a CPU weights are neither kept nor written down where only the best cell is asked for."""
 
     def __init__(self, block: CrossAttention):
         nn.Module.__init__(self)
@@ -393,12 +340,10 @@ class PreparedCrossAttention(CrossAttention):
             prepare, (block.q_proj, block.k_proj, block.v_proj, block.proj))
 
     def attend_and_look(self, table: Tensor, keys: Tensor, values: Tensor, width: int | None) -> tuple[Tensor, Tensor]:
-        if width is None and gpu.runs(table):  # in the type that it has
-            return attend_and_match(table, keys.to(table.dtype), values.to(table.dtype))
-        table = table.float()
         if width is not None or table.shape[2] % 4 or table.shape[3] % 4 or not compiles(table):
             return super().attend_and_look(table, keys, values, width)
-        return attend_and_match(table, keys.float(), values.float())
+        attended, match = zip(*map(attend_and_match, table, keys, values))
+        return torch.stack(attended), torch.stack(match)
 
 
 PREPARED = {
@@ -413,17 +358,3 @@ PREPARED = {
     GlobalAttention: PreparedGlobalAttention,
     WindowAttention: prepared_window_attention,
 }
-
-
-@torch.no_grad()
-def keep_halved(module: nn.Module, dtype: torch.dtype) -> None:
-    """Weights of a prepared module as autocast would cast them, so that it need not do so for every batch.
-
-    What steers modulated convolutions stays float32.
-    """
-    for name, part in module.named_modules():
-        if isinstance(part, (Conv, TransposedConv, PreparedModulatedConv, nn.Conv2d, nn.Linear)):
-            if name.rpartition(".")[2] != "modulation":
-                for own in part.parameters(recurse=False):
-                    if own is not getattr(part, "energy", None):
-                        own.data = own.data.to(dtype)

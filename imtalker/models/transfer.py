@@ -83,8 +83,8 @@ class CrossAttention(nn.Module):
         queries, shape = self.queries(driving_map), driving_map.shape
         table = queries.unflatten(0, (keys.shape[0], -1)).transpose(1, 2).flatten(2, 3)  # (sources, h, rows, d)
         with torch.autocast(table.device.type, enabled=False):  # its casts would cost more than the rest
-            table = table * table.shape[-1] ** -0.5
-            attended, looks = self.attend_and_look(table, keys, values, shape[-1] if placed else None)
+            table = (table * table.shape[-1] ** -0.5).float()
+            attended, looks = self.attend_and_look(table, keys.float(), values.float(), shape[-1] if placed else None)
         attended = attended.unflatten(2, (-1, queries.shape[2])).transpose(1, 2).flatten(0, 1)
         looks = looks.unflatten(1, (-1, queries.shape[2])).flatten(0, 1)  # (B, N) or (B, N, 2)
         return (self.merge(attended.to(queries.dtype), shape),
@@ -92,8 +92,7 @@ class CrossAttention(nn.Module):
 
     def attend_and_look(self, table: Tensor, keys: Tensor, values: Tensor, width: int | None) -> tuple[Tensor, Tensor]:
         """What rows (B, h, R, d), scaled, attend to, (B, h, R, d), and where they look: (B, R), or, in a map of that
-        width, (B, R, 2). In pieces, so that no more than MAX_WEIGHTS weights exist at a time. Float32."""
-        table, keys, values = table.float(), keys.float(), values.float()
+        width, (B, R, 2). In pieces, so that no more than MAX_WEIGHTS weights exist at a time."""
         rows = max(1, MAX_WEIGHTS.get(table.device.type, 1 << 25) // (keys.shape[0] * self.heads * keys.shape[2]))
         pieces = [table] if torch.compiler.is_compiling() else table.split(rows, dim=2)  # a graph has no loops
         attended, looks = [], []
