@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -39,13 +40,27 @@ def time_grid(nfe: int, published: bool = False) -> Tensor:
     return torch.linspace(0, 1, points)
 
 
-def euler(velocity: Velocity, x_0: Tensor, times: Tensor) -> Tensor:
-    """Walk from `x_0` along `times` (n + 1,) with exactly n evaluations of `velocity`; returns x at times[-1]."""
+@dataclass(frozen=True)
+class Held:
+    """Data that is known beforehand: x_1 is `value` as far as `share`, 0 to 1, says. Both broadcast against x."""
+
+    value: Tensor
+    share: Tensor
+
+
+def euler(velocity: Velocity, x_0: Tensor, times: Tensor, held: Held | None = None) -> Tensor:
+    """Walk from `x_0` along `times` (n + 1,) with exactly n evaluations of `velocity`; returns x at times[-1].
+
+    What is `held` in full keeps to its own straight path, so that all else is made to suit it; what is held in part is
+    mixed in at the end.
+    """
     times = times.to(x_0)
     x = x_0
     for start, end in pairwise(times):
         x = x + (end - start) * velocity(x, start)
-    return x
+        if held is not None:
+            x = x.lerp(interpolate(x_0, held.value, end), held.share.floor())
+    return x if held is None else x.lerp(held.value, held.share)
 
 
 def guide(without: Tensor, given: Tensor, scale: float) -> Tensor:

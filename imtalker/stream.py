@@ -129,8 +129,10 @@ class MotionStream:
         conditions = conditions.keep(**{name: share[None] for name, (_, share) in controls.items()})
         config = self.generator.config
         noise = window_noise(self.seed, self._state.windows, (1, config.window, config.motion_dim))
-        motion, after = self.generator.step(self._state, conditions, self.reference, noise, times=self.times,
-                                        guidance_scale=self.guidance_scale, keep=frames)  # fmt: skip
+        motion, after = self.generator.step(
+            self._state, conditions, self.reference, noise, times=self.times, guidance_scale=self.guidance_scale,
+            keep=frames, held=self.generator.hold(controls),
+        )  # fmt: skip
         self._made.append(_Window(self.frames, self._state, motion, conditions[:frames]))
         self._state = after
         self.frames += frames

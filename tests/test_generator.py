@@ -9,6 +9,7 @@ import torch
 
 from imtalker import flow
 from imtalker.models.generator import CONDITIONS, Generator, GeneratorConfig, regroup, window_noise
+from imtalker.synth.motion import CAM, GAZE, POSE, SCALE
 
 TINY = GeneratorConfig(audio_dim=6, condition_dim=8, width=32, depth=2, heads=2, mlp_ratio=2, time_dim=16,
                        window=10, context=4)
@@ -181,6 +182,39 @@ def test_absent_is_not_the_same_as_zero(generator, audio):
 def test_controls_of_another_shape_are_refused_at_once(generator, audio, control):
     with pytest.raises(ValueError, match=f"{next(iter(control))} has shape.*give \\(frames, "):
         generator.sample(audio, REFERENCE, **control)
+
+
+def test_controls_are_kept_exactly_where_the_latent_is_known(audio):
+    scale = (.3, .3, .3, .15, .08, .08, .3, .3)
+    generator = filled(replace(TINY, control_scale=scale))
+    pose, gaze = track(27, 3, 5), track(5, 2, 6)
+    made = motion(generator, audio, pose=pose, gaze=gaze)
+    torch.testing.assert_close(made[:, :3] * 0.3, pose)
+    torch.testing.assert_close(made[:, 6:8] * 0.3, torch.cat([gaze, gaze[-1:].expand(22, 2)]))
+    # what is not asked for is made to suit it, by the network
+    free = motion(generator, audio)
+    assert not torch.allclose(made[:, 8:], free[:, 8:]) and not torch.allclose(made[:, 3:6], free[:, 3:6])
+    assert torch.equal(motion(filled(TINY), audio), free)
+
+
+def test_a_control_comes_in_gradually(audio):
+    generator = filled(replace(TINY, control_scale=(.5,) * 8))
+    conditions, noise = generator.project(audio[None, :10]), window_noise(0, 0, (1, 10, 32))
+
+    def made(share):
+        held = generator.hold({"gaze": (torch.ones(10, 2), share)})
+        return generator.step(generator.begin(), conditions, REFERENCE[None], noise, times=flow.time_grid(3),
+                              held=held)[0]
+
+    free, part = made(torch.zeros(10)), made(torch.linspace(0, 0.9, 10))
+    torch.testing.assert_close(part[:, 6:8], free[:, 6:8].lerp(torch.tensor(2.0), torch.linspace(0, 0.9, 10)[:, None]))
+    assert torch.equal(part[:, :6], free[:, :6]) and torch.equal(part[:, 8:], free[:, 8:])
+
+
+def test_mini_is_anchored_as_its_training_data_is():
+    config = GeneratorConfig.mini()
+    assert config.control_scale == pytest.approx(SCALE[:8].tolist())
+    assert (POSE, CAM, GAZE) == (slice(0, 3), slice(3, 6), slice(6, 8))
 
 
 # ----------------------------------------------------------------------------------------------------------- network

@@ -195,6 +195,15 @@ def test_moments_come_one_after_the_other_a_25th_of_a_second_apart_and_not_too_e
     assert [item.sound.max() > 0 for item in moments[:30]] == [True] * 25 + [False] * 5
 
 
+def test_frames_are_left_out_only_while_there_is_no_time_to_spare(pump):
+    pump._pace.faces = 1
+    pump._pace.drew(1, 0.08)  # an estimate twice as long as there is time, though drawing takes none
+    pump.say(np.full(32_000, 0.5, np.float32))
+    play(pump, 1.5)
+    assert pump._pace.share < 0.5 and pump.skipped < 0.3 * (pump.drawn + pump.skipped)
+    assert pump.drawn > 25
+
+
 def test_speech_does_not_wait_for_the_idle_second_to_pass(pump):
     play(pump, 0.3)
     before = pump.outbox.moments[-1].frame

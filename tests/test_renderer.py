@@ -142,6 +142,22 @@ def test_attention_with_its_match_in_pieces_is_the_same(monkeypatch):
     torch.testing.assert_close(pieces, whole)
 
 
+@pytest.mark.parametrize("cells", [64, 60])
+def test_the_greatest_is_found_as_argmax_finds_it(cells):
+    few = torch.randint(0, 3, (2, 50, cells), generator=torch.Generator().manual_seed(4)).float()  # ties: the first
+    assert torch.equal(transfer.greatest(few), torch.from_numpy(few.numpy().argmax(-1)))
+
+
+def test_weights_are_no_denormal_numbers_and_nothing_else_changes():
+    logits = torch.randn(3, 200, generator=torch.Generator().manual_seed(5)) * 100
+    logits.requires_grad_()
+    weights, plain = transfer.weights_of(logits), logits.softmax(-1)
+    assert plain.min() < 1e-38 < 1e-30 < weights.min()
+    torch.testing.assert_close(weights, plain, atol=1e-24, rtol=1e-6)
+    gradients = [torch.autograd.grad(x[:, :100].sum(), logits)[0] for x in (weights, plain)]
+    torch.testing.assert_close(*gradients, atol=1e-7, rtol=1e-5)
+
+
 def test_base_has_the_published_size():
     with torch.device("meta"):
         renderer = Renderer(RendererConfig()).eval().requires_grad_(False)

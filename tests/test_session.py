@@ -136,7 +136,9 @@ def test_steering_is_eased_and_can_be_let_go(talker, source):
     values, share = steered._steering(range(0, 60))["pose"]
     first = steered._stream.frames
     assert not share[:first].any() and (share.diff() >= 0).all() and share.diff().max() < 0.2
-    assert (share[first + EASE :] == 1).all() and torch.allclose(values[-1], torch.tensor([0.1, -0.4, 0]))
+    assert (share[first + EASE :] == 1).all()
+    off = values[first + EASE :] - torch.tensor([0.1, -0.4, 0])  # a head that is held still lives, by a degree
+    assert 0.005 < off.abs().max() < 0.02 and off.diff(dim=0).abs().max() < 0.001
     later = np.zeros(640 * 30, np.float32)
     assert not np.allclose(motion_of(plain, later), motion_of(steered, later))
     steered.steer(pose=None)

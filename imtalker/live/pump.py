@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .session import Session
 
 LEAD = 0.4  # seconds before its time that a moment is made at the earliest: more would make interrupting slow
+EARLY = 0.2  # seconds before its time at which a frame is drawn in any case: there is time, whatever is estimated
 CUSHION = 0.05  # seconds that a moment shall be ready before it is due
 IDLE = 25  # frames made at once while nobody speaks
 PATIENCE = 0.12  # seconds without sound until nobody seems to speak
@@ -282,7 +283,8 @@ class Pump:
         while self._pending and len(rows) < BATCH and len(self._under_way) < 2 * BATCH:
             frame, latents = self._pending.popleft()
             self._credit += share
-            drawn = self._credit >= 1 and now <= self._due(frame, now) + 1 / FPS
+            due = self._due(frame, now)
+            drawn = now <= due + 1 / FPS and (self._credit >= 1 or now < due - EARLY)
             self._credit -= self._credit >= 1
             if drawn:
                 rows.append(latents)

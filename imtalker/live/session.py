@@ -103,6 +103,7 @@ class Session:
         """Change what head, eyes and framing do, from the next window on, within half a second.
 
         pose (3,), gaze (2,) in radians, cam (3,): as for `animate`; None: the model decides again; left out: as it is.
+        A head that is held sways by less than a degree about its pose.
         strength: of the expression, 0 to 2, 1 is natural. Raises InputError for anything else.
         """
         self._steering.set(self._stream.frames, pose=pose, gaze=gaze, cam=cam, strength=strength)

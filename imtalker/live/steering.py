@@ -8,9 +8,12 @@ from torch import Tensor
 
 from ..controls import COLUMNS, read_control
 from ..errors import InputError
+from ..media.clock import FPS
 
 EASE = 12  # frames, about half a second, from one value to the next
 MAX_STRENGTH = 2.0
+# A head that is held where somebody wants it still lives: radians each way, and seconds to and fro
+SWAY, SWAY_SECONDS = np.radians([0.5, 0.7, 0.3]), np.array([4.3, 5.9, 7.1])
 KEEP = object()  # a control that is left as it is
 
 
@@ -60,11 +63,11 @@ class Steering:
 
     def __call__(self, frames: range) -> dict[str, tuple[Tensor, Tensor]]:
         shares = {kind: share.at(frames)[:, 0] for kind, share in self._shares.items()}
-        return {
-            kind: (self._tensor(self._values[kind].at(frames)), self._tensor(share))
-            for kind, share in shares.items()
-            if share.any()
-        }
+        values = {kind: self._values[kind].at(frames) for kind, share in shares.items() if share.any()}
+        if "pose" in values:
+            time = np.arange(frames.start, frames.stop)[:, None] / FPS
+            values["pose"] += SWAY * np.sin(2 * np.pi * time / SWAY_SECONDS)
+        return {kind: (self._tensor(rows), self._tensor(shares[kind])) for kind, rows in values.items()}
 
     def strength(self, frames: range) -> Tensor:
         """(n, 1)."""

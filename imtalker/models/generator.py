@@ -42,13 +42,15 @@ class GeneratorConfig:
     window: int = 50            # frames
     context: int = 10           # frames
     noise: tuple[float, ...] = ()   # deviation of the noise in each latent number; none: 1
+    # The latent begins with pose, cam and gaze in these units, so controls are kept exactly; none: it is not known how
+    control_scale: tuple[float, ...] = ()
 
     @classmethod
     def mini(cls) -> GeneratorConfig:
         # Heads stay nearly where they were: from noise as wide as the data, what is left of it would shake them.
-        noise = (.25,) * 6 + (.5,) * 2 + (1.,) * 24     # pose and cam, gaze, lids and expression
+        noise = (.1,) * 6 + (.3,) * 2 + (1.,) * 24      # pose and cam, gaze, lids and expression
         return cls(audio_dim=128, condition_dim=64, width=192, depth=4, heads=4, mlp_ratio=3, modulation_rank=32,
-                   noise=noise)
+                   noise=noise, control_scale=(.3, .3, .3, .15, .08, .08, .3, .3))
 
 
 # ------------------------------------------------------------------------------------------------------- conditions
@@ -256,13 +258,14 @@ class Generator(nn.Module):
 
     @torch.inference_mode()
     def step(self, state: SampleState, conditions: Conditions, reference: Tensor, noise: Tensor, *,
-             times: Tensor, guidance_scale: float = 2.0, keep: int | None = None) -> tuple[Tensor, SampleState]:
+             times: Tensor, guidance_scale: float = 2.0, keep: int | None = None,
+             held: flow.Held | None = None) -> tuple[Tensor, SampleState]:
         """Make the next frames.
 
         conditions: 1 to W projected frames that follow `state`; a window that they do not fill is filled by
         repeating the last. reference: (1, M). noise: (1, W, M). times: see `flow.time_grid`. keep: how many frames to
-        take (all that have conditions if None); the others were only look-ahead. Returns motion (keep, M) float32,
-        and the state after it.
+        take (all that have conditions if None); the others were only look-ahead. held: see `hold`. Returns motion
+        (keep, M) float32, and the state after it.
         """
         config = self.config
         known = len(conditions)
@@ -280,8 +283,29 @@ class Generator(nn.Module):
             v = self(tokens, t.expand(len(branches)), condition, reference)[:, config.context:].float()
             return flow.guide(v[:1], v[1:], guidance_scale) if guided else v
 
-        motion = flow.euler(velocity, noise.to(self.noise_scale) * self.noise_scale, times.to(self.device))[0, :keep]
+        noise = noise.to(self.noise_scale) * self.noise_scale
+        motion = flow.euler(velocity, noise, times.to(self.device), held)[0, :keep]
         return motion, state.after(motion, conditions[:keep])
+
+    def hold(self, controls: dict[str, tuple[Tensor, Tensor]]) -> flow.Held | None:
+        """What controls, each (n, its dim) with how far it counts, (n,) from 0 to 1, say of a window's motion outright.
+
+        A network that follows its conditions roughly is then exact. None where it is not known which numbers of the
+        latent they are, as with the published weights.
+        """
+        config = self.config
+        if not config.control_scale or not controls:
+            return None
+        frames = range(config.window)
+        value, share = torch.zeros(2, 1, config.window, config.motion_dim, device=self.device)
+        first = 0
+        for name in CONTROLS:
+            place = slice(first, first := first + getattr(config, f"{name}_dim"))
+            if name in controls:
+                rows, counts = (extend(x.to(value), frames, True) for x in controls[name])
+                value[0, :, place] = rows / value.new_tensor(config.control_scale[place])
+                share[0, :, place] = counts[:, None]
+        return flow.Held(value, share)
 
     def sample(self, audio: Tensor | Iterable[Tensor], reference: Tensor, *, pose: Tensor | None = None,
                cam: Tensor | None = None, gaze: Tensor | None = None, nfe: int = 10, guidance_scale: float = 2.0,
@@ -314,11 +338,12 @@ class Generator(nn.Module):
             state, first = self.begin(), 0
             for features in regroup(audio, plan):
                 frames = range(first, first + len(features))
+                given = {name: extend(x, frames, hold_controls) for name, x in controls.items()}
                 with torch.inference_mode():
-                    conditions = self.project(features[None], **{name: extend(x, frames, hold_controls)[None]
-                                                                 for name, x in controls.items()})
+                    conditions = self.project(features[None], **{name: x[None] for name, x in given.items()})
+                held = self.hold({name: (x, x.new_ones(len(x))) for name, x in given.items()})
                 motion, state = self.step(state, conditions, reference, noise(state.windows), times=times,
-                                          guidance_scale=guidance_scale)
+                                          guidance_scale=guidance_scale, held=held)
                 first = frames.stop
                 yield motion
 

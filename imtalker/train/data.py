@@ -17,7 +17,10 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import InputError
+from ..synth.head import EYES
 
+IRIS = 7  # a part that only the renderer's training tells from the eye around it; for the others see `synth.dataset`
+IRIS_PLACE, IRIS_RADIUS = (19, 40, 68), 5  # of the left eye on the template head, in the units of `surface`
 LABELS = ("latent", "pose", "cam", "gaze", "blink", "mouth", "landmarks", "surface", "parts")
 
 
@@ -29,7 +32,7 @@ class Views:
     latent: Tensor  # (S, n, 32)
     landmarks: Tensor  # (S, n, 68, 2) fractions of the picture's side
     surface: Tensor  # (S, n, 64, 64, 4), see `surface_code`
-    parts: Tensor  # (S, n, 64, 64) uint8, see `synth.dataset`
+    parts: Tensor  # (S, n, 64, 64) uint8, see `synth.dataset`; irises are a part of their own
 
     def flat(self, first: int, last: int | None = None) -> Views:
         """Frames first…last of every person, flattened to (S·(last - first), …)."""
@@ -48,6 +51,14 @@ def surface_code(surface: Tensor, parts: Tensor) -> Tensor:
     y, x = torch.meshgrid(own(h), own(w), indexing="ij")
     place = torch.stack([x, y, torch.zeros_like(x), torch.full_like(x, 1e4)], -1)
     return torch.where((parts == 0)[..., None], place, F.pad(surface.float(), (0, 1)))
+
+
+def mark_irises(parts: np.ndarray, surface: np.ndarray) -> np.ndarray:
+    """`parts` (…, H, W) uint8 with IRIS where the eyes' surface (…, H, W, 3) int8 is the front of an eyeball."""
+    place = surface.astype(np.int16)
+    place[..., 0] = np.abs(place[..., 0])  # both eyes as one
+    near = np.square(place - np.int16(IRIS_PLACE)).sum(-1) < IRIS_RADIUS ** 2
+    return np.where((parts == EYES) & near, np.uint8(IRIS), parts)
 
 
 def draw(rng: np.random.Generator, weight: np.ndarray, count: int) -> np.ndarray:
@@ -73,8 +84,9 @@ class HeadData:
         stack = lambda arrays: torch.from_numpy(np.stack(arrays))  # noqa: E731
         self.pictures = stack([pictures for pictures, _ in loaded]).to(device)
         labels = {k: stack([labels[k] for _, labels in loaded]) for k in LABELS}
-        # how much there is to see in a frame: how wide the mouth, how closed the eyes
-        self.activity = (labels["mouth"] + 0.1 * labels["blink"].mean(-1)).numpy()
+        # how much there is to see in a frame: how wide the mouth, how closed the eyes, how far they look away
+        away = labels["gaze"].norm(dim=-1)
+        self.activity = (labels["mouth"] + 0.1 * labels["blink"].mean(-1) + 0.2 * away).numpy()
         self.labels = {k: x.to(device) for k, x in labels.items()}
 
     @staticmethod
@@ -82,7 +94,8 @@ class HeadData:
         with np.load(file) as z:
             ends, data = z["offsets"], z["jpeg"].tobytes()
             pictures = [np.asarray(Image.open(BytesIO(data[a:b]))) for a, b in zip(ends, ends[1:])]
-            return np.stack(pictures), {k: z[k] for k in LABELS}
+            labels = {k: z[k] for k in LABELS}
+        return np.stack(pictures), {**labels, "parts": mark_irises(labels["parts"], labels["surface"])}
 
     def __len__(self) -> int:
         return len(self.pictures)

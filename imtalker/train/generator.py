@@ -200,7 +200,7 @@ def flow_loss(generator: Generator, batch: MotionBatch, decoder: Tensor, options
         return (x.square() * inside).sum() / (inside.sum() * config.motion_dim)
 
     return {"velocity": mean(error * weight.sqrt(), inside),
-            "difference": .5 * mean(difference * weight.sqrt(), inside[:, 1:]),
+            "difference": mean(difference * weight.sqrt(), inside[:, 1:]),
             "mouth": options.mouth * mean(opening[..., None], inside)}
 
 

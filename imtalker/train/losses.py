@@ -12,7 +12,8 @@ from ..models.transfer import CrossAttention
 
 Features = Callable[[Tensor], list[Tensor]]  # pictures (B, 3, H, W) to maps (B, C, h, w), for perceptual losses
 
-PART_WEIGHTS = (0.3, 0.5, 5, 5, 1, 2, 1)  # background, skin, eyes, mouth, hair, brows and lashes, clothes
+# background, skin, eyes, mouth, hair, brows and lashes, clothes, irises
+PART_WEIGHTS = (0.3, 0.5, 5, 5, 1, 2, 1, 10)
 MOUTH_PART = 3
 
 
@@ -51,7 +52,7 @@ def pixel_loss(frames: Tensor, target: Tensor, mask: Tensor, openings: Tensor) -
 
 
 def parts_loss(logits: Tensor, parts: Tensor) -> Tensor:
-    """Cross-entropy of logits (B, 7, G, G) against parts (B, G, G), in which small parts count for more per cell."""
+    """Cross-entropy of logits (B, 8, G, G) against parts (B, G, G), in which small parts count for more per cell."""
     return F.cross_entropy(logits.float(), parts.long(), logits.new_tensor(PART_WEIGHTS, dtype=torch.float32))
 
 

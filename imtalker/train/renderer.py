@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from ..face.reader import load_reader
 from ..models.layers import EqualConv2d, EqualLinear, ModulatedConv
 from ..models.motion import LandmarkMotionEncoder
-from ..models.reader import PARTS
 from ..models.renderer import MINI_RENDERER, Renderer, RendererConfig, SourceFeatures
 from ..models.transfer import TransferSource
 from ..options import OptionParser, take_fields
@@ -30,6 +29,7 @@ from .data import HeadData, Views, degrade, recolour
 from .discriminator import Discriminator
 from .loop import Average, Budget, Log, cosine, load_checkpoint, save_checkpoint, sheet
 from .losses import (
+    PART_WEIGHTS,
     adapter_loss,
     correspondence_loss,
     discriminator_loss,
@@ -103,13 +103,14 @@ def adam(network: nn.Module, options: RendererTraining, betas: tuple[float, floa
 class PartsProbe(nn.Module):
     """Reads the parts of the face off the finest driving map: a map that knows them tells synthesis what to paint.
 
-    (B, C, G, G) to logits (B, 7, 64, 64). Training only.
+    (B, C, G, G) to logits (B, 8, 64, 64), see `data.IRIS`. Training only.
     """
 
     def __init__(self, config: RendererConfig):
         super().__init__()
         self.times = max(1, 64 // (config.first_size << config.attention_levels - 1))
-        self.conv = nn.Conv2d(config.widths[config.attention_levels - 1], PARTS * self.times ** 2, 3, padding=1)
+        width = config.widths[config.attention_levels - 1]
+        self.conv = nn.Conv2d(width, len(PART_WEIGHTS) * self.times ** 2, 3, padding=1)
         nn.init.zeros_(self.conv.weight)
 
     def forward(self, driving_map: Tensor) -> Tensor:
