@@ -193,7 +193,9 @@ def export(encoder: MelEncoder, path: Path) -> None:
 
 
 def load(path: Path) -> MelEncoder:
-    """The frozen encoder of `export`."""
+    """The frozen encoder of `export`, or that of a model folder."""
+    if Path(path).is_dir():
+        return load_model(path).audio_encoder.eval().requires_grad_(False)
     if not Path(path).is_file():
         raise InputError(f"no audio encoder at {str(path)!r}: give audio_encoder.safetensors of imtalker train audio")
     with safe_open(path, "pt") as file:
@@ -202,9 +204,14 @@ def load(path: Path) -> MelEncoder:
     return encoder.eval().requires_grad_(False)
 
 
+def readout_path(encoder: Path) -> Path:
+    """Where the reading of an encoder, a file or a model folder, lies."""
+    return Path(encoder) / READOUT if Path(encoder).is_dir() else Path(encoder).with_name(READOUT)
+
+
 def load_readout(encoder: Path) -> Readout:
-    """The linear reading that was trained with the encoder in file `encoder`; it lies beside it."""
-    path = Path(encoder).with_name(READOUT)
+    """The linear reading that was trained with the encoder in file or model folder `encoder`; it lies beside it."""
+    path = readout_path(encoder)
     if not path.is_file():
         raise InputError(f"no {READOUT} beside {str(encoder)!r}: give the audio_encoder.safetensors in the folder that "
                          "imtalker train audio wrote")

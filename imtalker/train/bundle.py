@@ -7,19 +7,22 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 
 from ..models.renderer import Renderer, RendererConfig
 from ..options import GUIDANCE, OptionParser
 from ..synth.motion import FACE
 from ..weights import Model, ModelConfig, load_model, save_model
 from .audio import load as load_audio_encoder
+from .audio import load_readout, readout_path
 from .generator import load as load_generator
 
 
 def bundle(renderer: Path, generator: Path, audio_encoder: Path, out: Path, *, name: str = "mini",
            training_data: str = "", licence: str = "Apache-2.0", guidance_scale: float = 1.0) -> Path:
     """Write OUT as a model folder, half precision, from a checkpoint of `train.renderer` (its moving average) or a
-    model folder whose renderer to keep, the folder of `train.generator` and the file of `train.audio`."""
+    model folder whose renderer to keep, the folder of `train.generator` and the file of `train.audio`, whose reading is
+    put beside the weights: the generator's training goes on from it."""
     if renderer.is_dir():
         network = load_model(renderer).renderer
     else:
@@ -31,6 +34,8 @@ def bundle(renderer: Path, generator: Path, audio_encoder: Path, out: Path, *, n
     config = ModelConfig(name, network.config, flow.config, audio.config, training_data=training_data, licence=licence,
                          guidance_scale=guidance_scale, expression=(FACE.start, FACE.stop))
     save_model(Model(network, flow, audio, config), out, half=True)
+    if readout_path(audio_encoder).is_file():
+        save_file(load_readout(audio_encoder).state_dict(), readout_path(out))
     return out
 
 
@@ -38,7 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = OptionParser(prog="imtalker train bundle", description=__doc__.split("\n")[0])
     parser.add_argument("renderer", type=Path, help="checkpoint.pt of `imtalker train renderer`, or a model folder")
     parser.add_argument("generator", type=Path, help="folder of `imtalker train generator`")
-    parser.add_argument("audio_encoder", type=Path, help="audio_encoder.safetensors of `imtalker train audio`")
+    parser.add_argument("audio_encoder", type=Path, help="audio_encoder.safetensors of `imtalker train audio`, or a model folder")
     parser.add_argument("out", type=Path)
     parser.add_argument("--name", default="mini")
     parser.add_argument("--training-data", default="synthetic heads and synthetic speech of our own making")

@@ -291,7 +291,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("corpus", type=Path, help="folder made by `imtalker synth FOLDER --speech CLIPS`")
     parser.add_argument("out", type=Path, help="folder for checkpoint, metrics and weights; resumes from it")
     parser.add_argument("--encoder", type=Path, required=True,
-                        help="audio_encoder.safetensors of `imtalker train audio`")
+                        help="audio_encoder.safetensors of `imtalker train audio`, or a model folder")
     parser.add_argument("--pack", type=Path, required=True, help="the synthetic head pack")
     parser.add_argument("--minutes", type=MINUTES, help="stop after so long; run again to go on")
     parser.add_argument("--every", type=count_to(10**6), default=50, help="steps between lines of progress")
