@@ -15,6 +15,7 @@ from imtalker.synth.head import EYES, HAIR, MOUTH, SKIN
 from imtalker.synth.motion import INDEX, Motion
 from imtalker.synth.pack import HELD_OUT, SHARED_KINDS, load_pack
 from imtalker.synth.scene import Scene
+from imtalker.train.data import IRIS, mark_irises
 
 PACK = Path(os.environ.get("IMTALKER_SYNTHPACK") or Path(__file__).parents[2] / "shared" / "synthpack")
 needs_pack = pytest.mark.skipif(not (PACK / "heads.npz").is_file(),
@@ -95,6 +96,16 @@ def test_blink_hides_the_eyeballs(scene):
     eyes = lambda **motion: (shoot(scene, cam=(0.3, 0, 0), **motion).parts == EYES).sum()
     opened, half, closed = eyes(), eyes(eyeBlink=0.5), eyes(eyeBlink=1)
     assert opened >= 8 and opened > half > closed and closed <= 1
+
+
+@needs_pack
+def test_irises_are_a_part_that_moves_within_the_eyes(scene):
+    frames = [shoot(scene, cam=(0.3, 0, 0), gaze=(yaw, 0)) for yaw in (-0.3, 0, 0.3)]
+    irises = [mark_irises(f.parts, f.surface) == IRIS for f in frames]
+    assert all((f.parts[iris] == EYES).all() and 4 <= iris.sum() < (f.parts == EYES).sum() + 1
+               for f, iris in zip(frames, irises))
+    across = [np.nonzero(iris)[1].mean() for iris in irises]
+    assert across[0] < across[1] < across[2] and across[2] - across[0] > 1  # cells; the own left is the picture's right
 
 
 @needs_pack

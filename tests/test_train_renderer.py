@@ -7,6 +7,7 @@ from io import BytesIO
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from imtalker.errors import InputError
@@ -15,10 +16,12 @@ from imtalker.models.transfer import CrossAttention
 from imtalker.train.data import HeadData, degrade, recolour, surface_code
 from imtalker.train.loop import Average
 from imtalker.train.losses import (
+    PART_WEIGHTS,
     adapter_loss,
     correspondence_loss,
     discriminator_loss,
     generator_loss,
+    parts_loss,
     perceptual_loss,
     pixel_loss,
     region_mask,
@@ -94,6 +97,20 @@ def test_a_window_shows_what_the_whole_picture_shows_there(data):
     trainer = RendererTrainer(replace(CONFIG, copy=True), options, "cpu", bfloat16=False)
     _, losses, (frames, target) = trainer.picture(HeadData(data).sample(np.random.default_rng(0), 2, 3, 64))
     assert frames.shape == target.shape == (4, 3, 32, 32) and "anchor" not in losses
+
+
+def test_a_part_that_is_wrong_counts_more_at_eyes_and_mouth():
+    parts = torch.full((1, 64, 64), 1)
+    right = 8 * F.one_hot(parts, len(PART_WEIGHTS)).permute(0, 3, 1, 2).float()
+    mask = torch.zeros(1, 1, 64, 64)
+    mask[..., :8, :8] = 1
+
+    def loss(row: int) -> float:
+        wrong = right.clone()
+        wrong[:, :, row: row + 4, :4] *= -1
+        return parts_loss(wrong, parts, mask).item()
+
+    assert loss(0) > 10 * loss(40) > 10 * parts_loss(right, parts, mask).item()
 
 
 def test_no_data_says_how_to_make_it(tmp_path):

@@ -51,9 +51,14 @@ def pixel_loss(frames: Tensor, target: Tensor, mask: Tensor, openings: Tensor) -
     return {"pixel": difference.mean(), "region": over(mask), "openings": over(openings)}
 
 
-def parts_loss(logits: Tensor, parts: Tensor) -> Tensor:
-    """Cross-entropy of logits (B, 8, G, G) against parts (B, G, G), in which small parts count for more per cell."""
-    return F.cross_entropy(logits.float(), parts.long(), logits.new_tensor(PART_WEIGHTS, dtype=torch.float32))
+def parts_loss(logits: Tensor, parts: Tensor, mask: Tensor) -> Tensor:
+    """Cross-entropy of logits (B, 8, G, G) against parts (B, G, G), in which small parts count for more per cell: over
+    the picture, and once more over the mask (B, 1, G, G) of eyes and mouth, of whose cells there are few."""
+    weight = logits.new_tensor(PART_WEIGHTS, dtype=torch.float32)
+    entropy = F.cross_entropy(logits.float(), parts.long(), weight, reduction="none")
+    counted = weight[parts.long()]
+    over = lambda region: (entropy * region).sum() / (counted * region).sum().clamp_min(1)  # noqa: E731
+    return over(torch.ones_like(entropy)) + over(mask[:, 0])
 
 
 def perceptual_loss(features: Features, frames: Tensor, target: Tensor, mask: Tensor, scales: int) -> dict[str, Tensor]:

@@ -195,9 +195,10 @@ class RendererTrainer:
         keys = [level.keys(m) for level, m in zip(model.transfer.levels, maps)]
         # Every frame of a person drives, and the next frame of the same person is its source.
         following = torch.arange(len(views.latent), device=views.latent.device).view(-1, frames).roll(-1, 1).flatten()
+        mask = region_mask(views.landmarks, 64)
         losses = {"correspondence": self.correspondence(maps, [k[following] for k in keys], views.surface,
-                                                        views.surface[following], region_mask(views.landmarks, 64)),
-                  "parts": parts_loss(self.parts(maps[-1]), views.parts)}
+                                                        views.surface[following], mask),
+                  "parts": parts_loss(self.parts(maps[-1]), views.parts, mask)}
         return losses["correspondence"] + self.options.parts * losses["parts"], losses
 
     def picture(self, views: Views) -> tuple[Tensor, dict[str, Tensor], tuple[Tensor, Tensor]]:
@@ -222,7 +223,7 @@ class RendererTrainer:
         losses |= {
             "correspondence": o.correspondence * self.correspondence(
                 maps, features.transfer.keys, driving.surface, source.surface.repeat_interleave(times, 0), mask),
-            "parts": o.parts * parts_loss(self.parts(maps[-1]), driving.parts),
+            "parts": o.parts * parts_loss(self.parts(maps[-1]), driving.parts, region_mask(driving.landmarks, 64)),
             "adapter": o.adapter * adapter_loss(motion, adapted.float(), other.float())}
 
         aligned, first = model.transfer(maps, features.transfer), 0
