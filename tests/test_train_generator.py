@@ -74,8 +74,8 @@ def test_trainings_begin_from_a_model_folder(folder, tmp_path):
     assert all(torch.allclose(kept[name], x, atol=1e-3, rtol=2e-3) for name, x in model.renderer.named_parameters())
 
     # what was put together is all that the generator's training needs
-    train_generator.train(folder, tmp_path / "on", tmp_path / "again", folder, GeneratorTraining(steps=1, batch=2), TINY,
-                          start=tmp_path / "again")
+    once = GeneratorTraining(steps=1, batch=2)
+    train_generator.train(folder, tmp_path / "on", tmp_path / "again", folder, once, TINY, start=tmp_path / "again")
 
 
 def test_a_lost_reading_is_the_users_error(tmp_path):

@@ -43,7 +43,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser = OptionParser(prog="imtalker train bundle", description=__doc__.split("\n")[0])
     parser.add_argument("renderer", type=Path, help="checkpoint.pt of `imtalker train renderer`, or a model folder")
     parser.add_argument("generator", type=Path, help="folder of `imtalker train generator`")
-    parser.add_argument("audio_encoder", type=Path, help="audio_encoder.safetensors of `imtalker train audio`, or a model folder")
+    parser.add_argument("audio_encoder", type=Path,
+                        help="audio_encoder.safetensors of `imtalker train audio`, or a model folder")
     parser.add_argument("out", type=Path)
     parser.add_argument("--name", default="mini")
     parser.add_argument("--training-data", default="synthetic heads and synthetic speech of our own making")
