@@ -156,6 +156,9 @@ def test_weights_are_no_denormal_numbers_and_nothing_else_changes():
     torch.testing.assert_close(weights, plain, atol=1e-24, rtol=1e-6)
     gradients = [torch.autograd.grad(x[:, :100].sum(), logits)[0] for x in (weights, plain)]
     torch.testing.assert_close(*gradients, atol=1e-7, rtol=1e-5)
+    for size in (1e3, 1e7, 1e9, 1e16):
+        huge = logits.detach() * size
+        torch.testing.assert_close(transfer.weights_of(huge), huge.softmax(-1), atol=1e-24, rtol=1e-6)
 
 
 def test_base_has_the_published_size():

@@ -107,7 +107,8 @@ class CrossAttention(nn.Module):
 def weights_of(logits: Tensor) -> Tensor:
     """Softmax of (…, N), N up to a few thousand, in which nothing is so small that it is no normal number: products
     with those take many CPUs eight times as long. What is e^-60 of the greatest counts for nothing anyway."""
-    return logits.maximum(logits.detach().amax(-1, keepdim=True) - 60).softmax(-1)
+    most = logits.detach().amax(-1, keepdim=True)
+    return logits.maximum(most - 60 - most.abs() * 2 ** -20).softmax(-1)  # of huge logits 60 is less than the last bit
 
 
 def greatest(x: Tensor) -> Tensor:
