@@ -14,6 +14,8 @@ from torch import Tensor, nn
 REACH = 2  # cells around the best match that refine its place
 # Attention weights built at once where the arg-max is needed: on a CPU what its caches hold, 4 MB in float32
 MAX_WEIGHTS = {"cpu": 1 << 20, "cuda": 1 << 25}
+
+
 def tokens(maps: Tensor) -> Tensor:
     """(B, C, H, W) to (B, N, C)."""
     return maps.flatten(2).transpose(1, 2)

@@ -7,14 +7,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from ..models.renderer import Renderer, RendererConfig
 from ..options import GUIDANCE, OptionParser
 from ..synth.motion import FACE
-from ..weights import Model, ModelConfig, load_model, save_model
+from ..weights import Model, ModelConfig, complete, load_model, save_model
 from .audio import load as load_audio_encoder
-from .audio import load_readout, readout_path
+from .audio import readout_path
 from .generator import load as load_generator
 
 
@@ -34,8 +33,9 @@ def bundle(renderer: Path, generator: Path, audio_encoder: Path, out: Path, *, n
     config = ModelConfig(name, network.config, flow.config, audio.config, training_data=training_data, licence=licence,
                          guidance_scale=guidance_scale, expression=(FACE.start, FACE.stop))
     save_model(Model(network, flow, audio, config), out, half=True)
-    if readout_path(audio_encoder).is_file():
-        save_file(load_readout(audio_encoder).state_dict(), readout_path(out))
+    if (readout := readout_path(audio_encoder)).is_file():
+        with complete(readout_path(out)) as unfinished:
+            unfinished.write_bytes(readout.read_bytes())
     return out
 
 

@@ -17,9 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import InputError
-from ..synth.head import EYES
 
-IRIS = 7  # a part that only the renderer's training tells from the eye around it; for the others see `synth.dataset`
+# Parts as `synth.dataset` numbers them, and one more, which only the renderer's training tells from the eye around it
+EYES, IRIS = 2, 7
 IRIS_PLACE, IRIS_RADIUS = (19, 40, 68), 5  # of the left eye on the template head, in the units of `surface`
 LABELS = ("latent", "pose", "cam", "gaze", "blink", "mouth", "landmarks", "surface", "parts")
 
@@ -104,7 +104,8 @@ class HeadData:
                focus: float = 0.0) -> Views:
         """`frames` different random frames of each of `people` random people; size 0 leaves their pictures out.
 
-        With `focus`, frames after the first are drawn more often the wider the mouth and the more closed the eyes."""
+        With `focus`, frames after the first are drawn more often the wider the mouth, the more closed the
+        eyes and the farther they look away."""
         who = rng.choice(len(self), people, replace=people > len(self))[:, None]
         which = np.stack([draw(rng, chance, frames) for chance in 1 + focus * self.activity[who[:, 0]]])
         return self.views(who, which, size)

@@ -71,7 +71,7 @@ class RendererTraining:
     adapter: float = 0.02
     adversarial: float = 0.0
     adversarial_from: float = 0.7  # share of the run after which the adversary joins
-    focus: float = 0.0  # how much more often frames with open mouths and closed eyes drive
+    focus: float = 0.0  # how much more often frames drive in which mouth and eyes do more
     average: float = 0.999
     seed: int = 0
 
