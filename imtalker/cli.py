@@ -427,7 +427,8 @@ def _add_model(command: OptionParser) -> None:
         "--precision",
         default="auto",
         choices=("auto", "float32", "bfloat16", "float16"),
-        help="auto takes bfloat16 on a CUDA device that has it; float16 is not for CPUs (default: auto)",
+        help="auto takes bfloat16 where hardware multiplies it: CUDA devices and, with mini, some CPUs; float16 is not "
+        "for CPUs (default: auto)",
     )
 
 

@@ -74,8 +74,12 @@ class IMTalker:
         """Most users call `from_pretrained`. The networks of `model` are moved to the device and set to evaluation."""
         self.name = name
         self.device = choose_device(device)
-        self.precision = choose_precision(precision, self.device)
+        copies = model.config.renderer.copy
+        self.precision = choose_precision(precision, self.device, copies)
         self.renderer = prepare(model.renderer.to(self.device, memory_format=torch.channels_last).eval())
+        self._painted_as = painting_type(self.precision, self.device, copies)
+        if self._painted_as == torch.bfloat16:
+            self.renderer.synthesis.bfloat16()
         self.generator = model.generator.to(self.device).eval().requires_grad_(False)
         self.audio_encoder = model.audio_encoder.to(self.device).eval().requires_grad_(False)
         self.config = model.config
@@ -83,8 +87,8 @@ class IMTalker:
             keep_freed_memory()
         # pictures that are read or drawn at once: in one batch, or on a CPU in as many as there are threads for
         self.at_once = max(1, BATCH_PIXELS.get(self.device.type, 2 * 512**2) // self.config.size**2)
-        self._workers = Workers(min(self.at_once, torch.get_num_threads()) if self.device.type == "cpu" else 1)
-        self._batch = self.at_once // self._workers.count
+        self.workers = Workers(min(self.at_once, torch.get_num_threads()) if self.device.type == "cpu" else 1)
+        self._batch = self.at_once // self.workers.count
 
     @classmethod
     def from_pretrained(
@@ -93,8 +97,9 @@ class IMTalker:
         """Load a model by name ("mini" is bundled) or from a folder.
 
         device: "auto" (CUDA, then Apple's MPS, then CPU), "cpu", "cuda", "cuda:1" or "mps". precision: "float32",
-        "bfloat16" (networks' inner products; synthesis in float16, on a CPU in float32), "float16" (all of them; not on
-        a CPU), or "auto": bfloat16 on a CUDA device that has it, else float32.
+        "bfloat16" (networks' inner products; synthesis in float16, on a CPU in float32 unless the model copies pixels
+        as "mini" does), "float16" (all of them; not on a CPU), or "auto": bfloat16 on a CUDA device that has it, and on
+        a CPU that multiplies matrices of it if the model copies pixels; else float32.
         Raises InputError for an unknown model, damaged weights, or a device that is not there.
         """
         choose_precision(precision, choose_device(device))  # a wrong option is told before anything is loaded
@@ -257,7 +262,7 @@ class IMTalker:
             with torch.inference_mode(), self._autocast():
                 return self.renderer.encode_motion(self._tensor(np.stack(batch))).float()
 
-        return self._workers.map(read, iter(lambda: list(islice(frames, self._batch)), []))
+        return self.workers.map(read, iter(lambda: list(islice(frames, self._batch)), []))
 
     # ------------------------------------------------------------------------------------------------------ rendering
 
@@ -272,11 +277,11 @@ class IMTalker:
                 return pixels.contiguous().cpu().numpy()
 
         def split(portion: Tensor) -> Sequence[Tensor]:
-            share = math.ceil(len(portion) / self._workers.count)
+            share = math.ceil(len(portion) / self.workers.count)
             return [portion] if own else portion.split(min(self._batch, max(share, 1)))
 
         pieces = (piece for portion in motion for piece in split(portion.to(self.device)))
-        for frames in self._workers.map(draw, pieces):
+        for frames in self.workers.map(draw, pieces):
             yield from frames
 
     def render_together(self, faces: Sequence[tuple[Source, Tensor]]) -> list[list[np.ndarray]]:
@@ -289,15 +294,11 @@ class IMTalker:
         return [list(islice(frames, len(motion))) for _, motion in faces]
 
     def _frames(self, source: Source, latents: Tensor) -> Tensor:
-        """(n, 3, S, S) in [0, 1]. Synthesis adds up many layers: bfloat16's seven bits are too few for it."""
+        """(n, 3, S, S) in [0, 1]."""
         with self._autocast():
             aligned = self.renderer.align(source.features, latents)
-        if self.precision == "bfloat16":
-            fine = torch.float16 if self.device.type == "cuda" else torch.float32
-            with torch.autocast(self.device.type, fine, enabled=fine is torch.float16):
-                return self.renderer.synthesis([x.to(fine) for x in aligned])
-        with self._autocast():
-            return self.renderer.synthesis(aligned)
+        with torch.autocast(self.device.type, torch.float16, enabled=self._painted_as == torch.float16):
+            return self.renderer.synthesis([x.to(self._painted_as) for x in aligned])
 
     def _tensor(self, pictures: np.ndarray) -> Tensor:
         """uint8 (B, S, S, 3) -> float32 (B, 3, S, S) in [0, 1] on the device."""
@@ -440,12 +441,30 @@ def choose_device(device: str | torch.device) -> torch.device:
     return chosen
 
 
-def choose_precision(precision: str, device: torch.device) -> str:
-    """ "float32", "bfloat16" or "float16" for "auto" or one of them."""
+def choose_precision(precision: str, device: torch.device, copies: bool = False) -> str:
+    """ "float32", "bfloat16" or "float16" for "auto" or one of them. copies: whether the renderer copies pixels."""
     if precision not in ("auto", "float32", "bfloat16", "float16"):
         raise InputError(f"precision {precision!r} is not known: auto, float32, bfloat16 or float16 expected")
     if precision == "float16" and device.type == "cpu":
         raise InputError("precision 'float16' is many times slower than float32 on a CPU: take float32 or bfloat16")
-    if precision == "auto":
-        return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
-    return precision
+    if precision != "auto":
+        return precision
+    if device.type == "cpu":
+        return "bfloat16" if copies and multiplies_bfloat16() else "float32"
+    return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this CPU has a unit for matrices of bfloat16 (AMX)."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # older PyTorch does not tell
+    return capabilities.get("amx_bf16", False)
+
+
+def painting_type(precision: str, device: torch.device, copies: bool) -> torch.dtype:
+    """In what synthesis runs. It adds up many layers: bfloat16's seven bits are too few for it, except where most of a
+    frame is copied from the picture."""
+    if precision != "bfloat16":
+        return getattr(torch, precision)
+    if device.type == "cpu":
+        return torch.bfloat16 if copies else torch.float32
+    return torch.float16 if device.type == "cuda" else torch.float32

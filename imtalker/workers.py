@@ -24,9 +24,21 @@ class Workers:
         self.count = count
         self._pool = None if count == 1 else _pool(count)
 
+    def begin(self, function: Callable[[], Made]) -> Future[Made]:
+        """`function`, beside what this thread does next; where there is one worker only, at once."""
+        if self._pool is not None:
+            return self._pool.submit(function)
+        done: Future[Made] = Future()
+        try:
+            done.set_result(function())
+        except Exception as error:
+            done.set_exception(error)
+        return done
+
     def map(self, function: Callable[[Given], Made], pieces: Iterable[Given]) -> Iterator[Made]:
-        """`function` of every piece, in order, made while they are asked for and at most `count` pieces ahead."""
-        if self._pool is None:
+        """`function` of every piece, in order, made while they are asked for and at most `count` pieces ahead. A worker
+        who calls it makes them itself."""
+        if self._pool is None or at_work():
             yield from map(function, pieces)
             return
         under_way: deque[Future[Made]] = deque()

@@ -19,6 +19,7 @@ from imtalker.live.server import listen, make_app, make_server
 from imtalker.live.service import Service
 from imtalker.media import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME, frame_count, load_audio
 from imtalker.media.video import VideoReader
+from imtalker.workers import Workers
 
 SIZE = 32
 WAIT = 4  # frames of sound after a window that the fake hears first
@@ -100,6 +101,7 @@ class FakeTalker:
 
     def __init__(self, seconds=0.0):
         self.seconds = seconds
+        self.workers = Workers(1)
         self.sessions = []
         self.together = []  # faces that were drawn at once
         self.threads = set()  # that the model was used in

@@ -18,6 +18,7 @@ from imtalker.live.pump import LEAD, Pump
 from imtalker.live.scheduler import Once, Scheduler
 from imtalker.live.speech import Utterance, espeak, load_speaker
 from imtalker.live.stage import Stage
+from imtalker.workers import Workers
 
 
 class Work:
@@ -104,7 +105,9 @@ def test_the_share_of_frames_follows_the_time_there_is():
     assert pace.share == 1  # 24 of 38 ms
     pace.faces = 2
     assert pace.share == pytest.approx((0.019 - 0.004) / 0.02, rel=0.05)
-    pace.faces = 20
+    pace.workers = 2
+    assert pace.share == 1
+    pace.workers, pace.faces = 1, 20
     assert pace.share == 0.1
     assert pace.fits(4, 5) and not pace.fits(5, 5)  # 200 ms of drawing and motion a second for each
 
@@ -176,7 +179,7 @@ def play(pump, seconds):
     while (now := time.monotonic()) < end:
         wanted = pump.wants(now)
         if wanted[0] <= now:
-            rows = pump.prepare(now)
+            rows = pump.prepare(now, 2)
             if rows is not None:
                 pump.show([None] * len(rows))
         else:
@@ -232,6 +235,60 @@ def test_faces_are_drawn_together_where_that_pays(device, together):
     assert talker.together == together
     assert [item.frame for item in pumps[1].outbox.moments] == list(range(len(pumps[1].outbox.moments)))
     assert [number_of(item.picture) for item in pumps[1].outbox.moments] == list(range(len(pumps[1].outbox.moments)))
+
+
+def staged(seconds):
+    """A stage of one face, on three workers who need so long for a frame."""
+    talker, pace = FakeTalker(seconds), Pace()
+    talker.workers = Workers(3)
+    pump = Pump(None, FakeSession(windows=(5,)), Collected(), pace, lambda: None)
+    stage = Stage(talker, pace)
+    stage.add(pump)
+    return stage, pump
+
+
+def play_stage(stage, enough):
+    end = time.monotonic() + 10
+    while not enough():
+        now = time.monotonic()
+        assert now < end, "it did not come"
+        if (wanted := stage.wants(now)) and wanted[0] <= now:
+            stage.step(now)
+        else:
+            time.sleep(0.001)
+
+
+def test_what_several_workers_draw_comes_in_order_and_is_not_waited_for():
+    stage, pump = staged(seconds=0.03)
+    pump.say(np.full(16_000, 0.5, np.float32))
+    moments = pump.outbox.moments
+    play_stage(stage, lambda: len(moments) >= 20)
+    assert [item.frame for item in moments] == list(range(len(moments)))
+    assert [number_of(item.picture) for item in moments] == [item.frame for item in moments]
+    assert len({name for name in stage._talker.threads if name.startswith("imtalker")}) == 3
+    assert pump.stalls == pump.skipped == 0
+
+
+def test_frames_that_are_being_drawn_when_somebody_interrupts_are_not_shown():
+    stage, pump = staged(seconds=0.05)
+    pump.say(np.full(32_000, 0.5, np.float32))
+    play_stage(stage, lambda: len(pump.outbox.moments) >= 4 and len(pump._under_way) >= 4)
+    pump.interrupt(2)
+    play_stage(stage, lambda: len(pump.outbox.moments) >= 12)
+    moments = pump.outbox.moments
+    assert [item.frame for item in moments] == list(range(len(moments)))
+    assert [number_of(item.picture) for item in moments] == [item.frame for item in moments]
+    assert all(item.sound.max() > 0 for item in moments[:2]) and all(item.sound.max() == 0 for item in moments[2:])
+
+
+def test_a_face_that_leaves_while_it_is_drawn_is_forgotten():
+    stage, pump = staged(seconds=0.05)
+    pump.say(np.zeros(32_000, np.float32))
+    play_stage(stage, lambda: len(pump._under_way) >= 4)
+    stage.remove(pump)
+    shown = len(pump.outbox.moments)
+    play_stage(stage, lambda: stage.wants(time.monotonic()) is None)
+    assert len(pump.outbox.moments) == shown
 
 
 def test_a_face_that_fails_leaves_the_others_alone():

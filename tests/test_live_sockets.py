@@ -139,7 +139,13 @@ def test_texts_are_spoken_one_after_the_other_and_not_without_end(server):
         loudest = lambda: [round(float(sound.max()), 1) for _, sound in sorted(viewer.sounds.items()) if sound.any()]
         viewer.take_until(lambda: loudest().count(0.3) >= 10)
         assert loudest() == sorted(loudest()) and set(loudest()) == {0.1, 0.2, 0.3}
-        server.service.speaker = lambda text: iter(lambda: time.sleep(0.01) or np.zeros(16, np.float32), None)
+
+        def endless(text):
+            while True:
+                time.sleep(0.01)
+                yield np.zeros(16, np.float32)
+
+        server.service.speaker = endless
         for _ in range(12):
             viewer.send(type="text", text="On and on.")
         assert "wait to be spoken" in viewer.event("error")["error"]

@@ -13,7 +13,8 @@ from conftest import pixels, tone, write_wav
 import imtalker
 from imtalker import Clip, IMTalker, InputError
 from imtalker.bench import child
-from imtalker.media import VideoReader, load_audio
+from imtalker.bundled import ASSETS
+from imtalker.media import VideoReader, load_audio, load_picture
 from imtalker.pipeline import choose_device, choose_precision, retime, retimed_count
 
 
@@ -85,7 +86,7 @@ def test_frames_are_made_while_they_are_asked_for(talker, source):
         assert not made
         frames = iter(clip)
         next(frames)
-        assert 1 <= len(made) <= 1 + talker._workers.count  # of the clip's fifty and more
+        assert 1 <= len(made) <= 1 + talker.workers.count  # of the clip's fifty and more
         frames.close()
     finally:
         del talker.renderer.align
@@ -179,13 +180,17 @@ def test_retimed_motion_is_where_it_was():
     assert list(retime([], Fraction(30))) == []
 
 
-def test_devices_and_precisions():
+def test_devices_and_precisions(monkeypatch):
     assert choose_device("cpu").type == "cpu" and choose_device("auto").type in ("cpu", "cuda", "mps")
     assert choose_precision("auto", torch.device("cpu")) == "float32"
     for wrong in ("gpu", "cuda:99", "meta", "cpu:3"):
         with pytest.raises(InputError):
             choose_device(wrong)
     assert choose_precision("float16", torch.device("cuda")) == "float16"
+    for can, precision in ((False, "float32"), (True, "bfloat16")):
+        monkeypatch.setattr("imtalker.pipeline.multiplies_bfloat16", lambda can=can: can)
+        assert choose_precision("auto", torch.device("cpu"), copies=True) == precision
+        assert choose_precision("auto", torch.device("cpu"), copies=False) == "float32"
     for wrong, why in (("float16", "slower"), ("int8", "not known")):
         with pytest.raises(InputError, match=why):
             choose_precision(wrong, torch.device("cpu"))
@@ -196,6 +201,19 @@ def test_bfloat16_is_close_to_float32(tiny_model, talker, source, speech):
     again = other.encode_source(pixels(), crop=False)
     exact, rough = (next(iter(t.animate(s, speech))).astype(int) for t, s in ((talker, source), (other, again)))
     assert np.abs(exact - rough).mean() < 8
+
+
+def test_a_model_that_copies_pixels_hardly_differs_in_bfloat16():
+    """On a CPU that multiplies matrices of it users of the bundled model get it."""
+    picture = load_picture(ASSETS / "sample.png")
+    frames = []
+    for precision in ("float32", "bfloat16"):
+        talker = IMTalker.from_pretrained("mini", device="cpu", precision=precision)
+        source = talker.encode_source(picture)
+        motion = source.features.motion + 0.3 * torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
+        frames.append(np.stack(list(talker.render(source, [motion]))).astype(float))
+        assert talker.precision == precision
+    assert 20 * np.log10(255 / np.sqrt(((frames[0] - frames[1]) ** 2).mean())) > 45
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from imtalker.models import transfer
 from imtalker.models.layers import ModulatedConv, blur
 from imtalker.models.renderer import MINI_RENDERER, Renderer, RendererConfig
 from imtalker.models.transfer import CrossAttention, MotionTransfer
+from imtalker.models.warping import FlowTransfer
 
 TINY = RendererConfig(
     size=64, stem=4, widths=(16, 16, 8, 8), encoder_residuals=1, identity_dim=16, motion_stem=4,
@@ -104,6 +105,20 @@ def test_standing_still_samples_every_pixel_and_moving_moves_them():
     # Looks half a cell to the left
     right = transfer.sample_at(level, still - torch.tensor([0.5, 0.0]).view(1, 2, 1, 1))
     torch.testing.assert_close(right[..., 2:], level[..., :-2])
+
+
+def test_an_explicit_flow_begins_by_standing_still_and_follows_what_it_says():
+    flow = FlowTransfer((8, 8), hints=True).requires_grad_(False)
+    maps = [torch.randn(1, 8, side, side) for side in (8, 16)]
+    picture = torch.rand(1, 3, 64, 64)
+    source = flow.encode_source(maps, [*maps, picture])
+    *_, fetched = flow([x.flip(0) for x in maps], source)
+    torch.testing.assert_close(fetched, picture, atol=0.02, rtol=0)
+    flow.levels[0].flow.bias[0] = 0.5  # cells of the coarse map: four pixels
+    *_, fetched = flow(maps, source)
+    torch.testing.assert_close(fetched[..., :-4], picture[..., 4:], atol=0.02, rtol=0)
+    with pytest.raises(ValueError, match="flow"):
+        tiny(transfer="flow", fine="mean")
 
 
 def test_place_is_where_attention_looks():

@@ -13,6 +13,7 @@ from PIL import Image
 from imtalker.errors import InputError
 from imtalker.models.renderer import Renderer, RendererConfig
 from imtalker.models.transfer import CrossAttention
+from imtalker.models.warping import cells
 from imtalker.train.data import HeadData, degrade, recolour, surface_code
 from imtalker.train.loop import Average
 from imtalker.train.losses import (
@@ -20,6 +21,7 @@ from imtalker.train.losses import (
     adapter_loss,
     correspondence_loss,
     discriminator_loss,
+    flow_loss,
     generator_loss,
     parts_loss,
     perceptual_loss,
@@ -67,8 +69,10 @@ def test_a_run_can_be_taken_up_again(data, tmp_path):
     assert list(tmp_path.glob("events.*"))
 
 
-def test_every_phase_trains_its_own_and_pictures_train_all(data):
-    heads, trainer = HeadData(data), RendererTrainer(CONFIG, OPTIONS, "cpu", bfloat16=False)
+@pytest.mark.parametrize("transfer", ["attention", "flow"])
+def test_every_phase_trains_its_own_and_pictures_train_all(data, transfer):
+    heads = HeadData(data)
+    trainer = RendererTrainer(replace(CONFIG, transfer=transfer), OPTIONS, "cpu", bfloat16=False)
     views = heads.sample(np.random.default_rng(0), 2, 3, 64)
     moved = []
     for _ in range(4):
@@ -130,6 +134,18 @@ def test_correspondence_wants_the_true_cell():
     loss = lambda driving: correspondence_loss(  # noqa: E731
         block, driving, block.keys(source), moved, code, torch.ones(1, 1, 64, 64), 64)
     assert loss(source.roll(2, 3)) + 1 < loss(source)
+
+
+def test_a_flow_is_wanted_to_lead_to_the_true_place():
+    code = surface_code(torch.randint(-120, 120, (1, 64, 64, 3)).to(torch.int8), torch.ones(1, 64, 64))
+    moved = code.roll(16, 2)  # everything two cells of an 8 x 8 map to the right
+    moved[:, :, :16] = 1e6  # what came in there the source does not show
+
+    def loss(x: float) -> float:
+        place = cells(torch.tensor([x, 0.0]).view(1, 2, 1, 1).expand(1, 2, 8, 8))
+        return flow_loss(place, moved, code, torch.ones(1, 1, 64, 64), 64).item()
+
+    assert loss(-2.0) + 0.05 < loss(-1.5) < loss(0.0) < loss(1.0)
 
 
 def test_background_stands_still():

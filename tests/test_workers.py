@@ -45,3 +45,19 @@ def test_an_error_reaches_who_asked_and_the_workers_go_on():
 
 def test_workers_know_that_they_are():
     assert list(Workers(2).map(lambda _: at_work(), range(4))) == [True] * 4 and not at_work()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_something_is_done_beside(count):
+    workers = Workers(count)
+    begun = threading.Event()
+    beside = workers.begin(lambda: begun.set() or at_work())
+    assert begun.wait(2) and beside.result() == (count > 1)
+    with pytest.raises(ZeroDivisionError):
+        workers.begin(lambda: 1 / 0).result()
+
+
+def test_a_worker_who_asks_for_workers_is_not_waiting_for_itself():
+    workers = Workers(2)
+    inside = lambda n: list(workers.map(lambda k: 10 * n + k, range(3)))
+    assert list(workers.map(inside, range(4))) == [[10 * n + k for k in range(3)] for n in range(4)]

@@ -6,6 +6,7 @@ from ..media.clock import FPS
 
 SPARE = 0.05  # of the time: for sound, compression and whatever else the machine does
 MOVING = 0.35  # of the time that motion may take, so that the rest is left for drawing
+ALONE = 0.7  # of one worker's time that motion may take at most: it is made by one
 WINDOWS = (5, 10, 15, 25)  # frames
 LEAST = 0.1  # share that a face gets in any case
 ENOUGH = 0.8  # share from which on every frame is tried: it is an estimate, and a frame that comes too late is left out
@@ -20,6 +21,7 @@ class Pace:
 
     def __init__(self):
         self.faces = 0  # that are being made at once
+        self.workers = 1  # that draw at the same time, or make motion
         self.motion_seconds = self.drawing_seconds = 0.0  # per frame
         self.window_seconds = 0.0  # of motion, per window of whatever length
 
@@ -29,7 +31,7 @@ class Pace:
         self.motion_seconds = _mean(self.motion_seconds, seconds / frames)
 
     def drew(self, frames: int, seconds: float) -> None:
-        """Drawing `frames` frames took so long."""
+        """Drawing `frames` frames took one worker so long."""
         self.drawing_seconds = _mean(self.drawing_seconds, seconds / frames)
 
     def window(self, faces: int, current: int = 0) -> int:
@@ -39,7 +41,7 @@ class Pace:
         """
         for frames in WINDOWS:
             seconds = FPS / frames * self.window_seconds * faces
-            if seconds * (4 / 3 if frames < current else 1) <= MOVING:
+            if seconds * (4 / 3 if frames < current else 1) <= min(MOVING * self.workers, ALONE):
                 return frames
         return WINDOWS[-1]
 
@@ -48,13 +50,13 @@ class Pace:
         """Share of the frames, up to 1, for which there is time."""
         if not self.drawing_seconds:
             return 1.0
-        there = (1 - SPARE) / (FPS * max(self.faces, 1))  # seconds for each frame of each face
+        there = self.workers * (1 - SPARE) / (FPS * max(self.faces, 1))  # seconds for each frame of each face
         share = (there - self.motion_seconds) / self.drawing_seconds
         return 1.0 if share > ENOUGH else max(LEAST, share)
 
     def fits(self, faces: int, frames_a_second: float) -> bool:
         """Whether so many faces would still get so many frames a second each."""
-        there = (1 - SPARE) / faces
+        there = self.workers * (1 - SPARE) / faces
         return there >= FPS * self.motion_seconds + frames_a_second * self.drawing_seconds
 
 

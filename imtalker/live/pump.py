@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,13 +36,15 @@ CUSHION = 0.05  # seconds that a moment shall be ready before it is due
 IDLE = 25  # frames made at once while nobody speaks
 PATIENCE = 0.12  # seconds without sound until nobody seems to speak
 SOON = 0.5  # seconds in which a change of what an idle face does shall show
-BATCH = 2  # frames of one face drawn in one step: more would let the first of them wait for the others
+AHEAD = 4  # frames: when fewer are left to be drawn, the motion of the next ones is made, beside the drawing
+QUEUE = 2  # frames that one may have to wait for until it is drawn itself
 LAG = 1.0  # seconds that a microphone's sound may be late, besides what the session needs to hear ahead
 
 
 class Pump:
-    """A session on a clock. `hear`, `say` and the others may be called from any thread; `wants`, `prepare`, `show` and
-    `fail` are for the `Stage` that it is on, in the model's thread. What comes out goes to `outbox`.
+    """A session on a clock. `hear`, `say` and the others may be called from any thread; `wants`, `prepare`,
+    `look_ahead`, `show` and `fail` are for the `Stage` that it is on, in the model's thread. What comes out goes to
+    `outbox`.
 
     drawn, skipped: frames for which there was time, or none. stalls: how often the clock had to wait for motion.
     unheard: samples of a microphone that came too late. made: frames so far.
@@ -81,7 +84,7 @@ class Pump:
         self._start: float | None = None  # when frame 0 was, or would have been, due
         self._sound = _Track()
         self._pending: deque[tuple[int, Tensor]] = deque()  # frames to be drawn: number, latents (32,)
-        self._under_way: list[tuple[int, bool]] = []  # frames that are being drawn, or (False) left out
+        self._under_way: deque[_Frame] = deque()  # frames that are being drawn, or left out
         self._more = False  # the session may have more motion that is due
         self._idle_from = math.inf  # frames from this number on are of silence that nobody sent
         self._credit = 0.0  # frames, or a part of one, that the share allows to be drawn
@@ -152,8 +155,9 @@ class Pump:
             at = max(due - self._time_for(1), self._heard_at + PATIENCE)
         return at, max(due, at)
 
-    def prepare(self, now: float) -> Tensor | None:
-        """Motion latents (n, 32) of frames to be drawn now and given to `show`; None: nothing is to be drawn."""
+    def prepare(self, now: float, most: int) -> Tensor | None:
+        """Motion latents (n, 32) of at most so many frames, to be drawn now and given to `show`; None: nothing is to be
+        drawn. May be called again before they are shown."""
         with self._lock:
             orders, self._orders = self._orders, deque()
         for order in orders:
@@ -164,26 +168,23 @@ class Pump:
         if self._heard and self._idling:
             begun_at = self._begun_at
             self._forget(self._next if begun_at is None else max(self._next, min(self._answer(begun_at), self.made)))
-        if not self._pending:
-            self._move(now)
-        rows = self._choose()
-        if rows is None:
-            self.show(())
+        self.look_ahead(now)
+        rows = self._choose(most)
+        self._pass_by()
         return rows
 
+    def look_ahead(self, now: float) -> bool:
+        """Make the motion of the next frames if there is little left and sound for it; whether some was made."""
+        made = self.made
+        if len(self._pending) < AHEAD:
+            self._move(now)
+        return self.made > made
+
     def show(self, pictures: Sequence[np.ndarray]) -> None:
-        """Hand out the frames that were prepared, with their sound. pictures: uint8 (H, W, 3) RGB, one for each row."""
-        drawn_pictures = iter(pictures)
-        now = time.monotonic()
-        for frame, drawn in self._under_way:
-            picture = next(drawn_pictures) if drawn else None
-            self.outbox.put(Moment(frame, picture, self._sound.take(frame), self._due(frame, now)))
-            if picture is not None and self._awaited is not None and frame >= self._awaited[0]:
-                self._answered(now - self._awaited[1])
-                self._awaited = None
-        self.drawn += len(pictures)
-        self.skipped += len(self._under_way) - len(pictures)
-        self._under_way = []
+        """Hand out the frames that were prepared first, with their sound. pictures: uint8 (H, W, 3) RGB, one a row."""
+        for picture in pictures:
+            self._hand_out(self._under_way.popleft(), picture)
+            self._pass_by()
 
     def fail(self, error: Exception) -> None:
         self.outbox.close(f"the face failed: {type(error).__name__}: {error}")
@@ -272,24 +273,44 @@ class Pump:
             self._start = now + self._time_for(0) - frame / FPS
 
     def _time_for(self, windows: int) -> float:
-        """Seconds that making so many windows of motion, and drawing their first frames, may take."""
-        return min(LEAD, CUSHION + windows * self._pace.window_seconds + BATCH * self._pace.drawing_seconds)
+        """Seconds that making so many windows of motion, and drawing their first frames, may take, if all faces need
+        theirs at once."""
+        moving = windows * max(self._pace.faces, 1) * self._pace.window_seconds
+        return min(LEAD, CUSHION + moving + QUEUE * self._pace.drawing_seconds)
 
-    def _choose(self) -> Tensor | None:
+    def _choose(self, most: int) -> Tensor | None:
         """The latents (n, 32) of the next frames for which there is time, None if it is for none; both the drawn and
         the left out ones are then under way."""
         now, share = time.monotonic(), self._pace.share
         rows: list[Tensor] = []
-        while self._pending and len(rows) < BATCH and len(self._under_way) < 2 * BATCH:
-            frame, latents = self._pending.popleft()
+        for _ in range(min(2 * most, len(self._pending))):
+            number, latents = self._pending.popleft()
             self._credit += share
-            due = self._due(frame, now)
+            due = self._due(number, now)
             drawn = now <= due + 1 / FPS and (self._credit >= 1 or now < due - EARLY)
             self._credit -= self._credit >= 1
+            self._under_way.append(_Frame(number, drawn, self._sound.take(number)))
             if drawn:
                 rows.append(latents)
-            self._under_way.append((frame, drawn))
+            if len(rows) == most:
+                break
         return torch.stack(rows) if rows else None
+
+    def _pass_by(self) -> None:
+        """Hand out the frames that are left out and wait for no other."""
+        while self._under_way and not self._under_way[0].drawn:
+            self._hand_out(self._under_way.popleft(), None)
+
+    def _hand_out(self, frame: _Frame, picture: np.ndarray | None) -> None:
+        if frame.taken_back:
+            return
+        now = time.monotonic()
+        self.outbox.put(Moment(frame.number, picture, frame.sound, self._due(frame.number, now)))
+        self.drawn += frame.drawn
+        self.skipped += not frame.drawn
+        if frame.drawn and self._awaited is not None and frame.number >= self._awaited[0]:
+            self._answered(now - self._awaited[1])
+            self._awaited = None
 
     def _take_back(self, shown: int | None) -> None:
         shown = self.position if shown is None else max(0, min(shown, self.made))
@@ -320,8 +341,18 @@ class Pump:
         self._session.interrupt(frame)
         self.made = self._session.frames
         self._pending = deque((number, latents) for number, latents in self._pending if number < self.made)
+        for under_way in self._under_way:
+            under_way.taken_back |= under_way.number >= self.made
         self._more, self._idle_from = False, math.inf
         self._sound.cut(self.made)
+
+
+@dataclass
+class _Frame:
+    number: int
+    drawn: bool  # or left out
+    sound: np.ndarray  # float32 (640,)
+    taken_back: bool = False  # somebody interrupted
 
 
 class _Track:

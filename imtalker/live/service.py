@@ -95,6 +95,7 @@ class Service:
     async def _begin(self) -> None:
         try:
             self.talker = await asyncio.to_thread(self._load)
+            self.pace.workers = self.talker.workers.count
             self.stage = Stage(self.talker, self.pace)
             self.scheduler.add(self.stage)
             self.scheduler.start()
@@ -126,7 +127,7 @@ class Service:
             drawn = sum(1 for _ in self.talker.render(sample, [portion[:2] for portion in motion]))
             self.pace.window_seconds = (moved - begun) / len(motion)
             self.pace.motion_seconds = (moved - begun) / FPS
-            self.pace.drawing_seconds = (time.perf_counter() - moved) / drawn
+            self.pace.drawing_seconds = (time.perf_counter() - moved) / drawn * self.pace.workers
 
     async def _keep_house(self) -> None:
         """Let go of what nobody wants any more."""

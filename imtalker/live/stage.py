@@ -4,28 +4,51 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+import numpy as np
+from torch import Tensor
 
 from .pace import Pace
 from .pump import Pump
 
 if TYPE_CHECKING:
-    from ..pipeline import IMTalker
+    from ..pipeline import IMTalker, Source
 
 log = logging.getLogger("imtalker.live")
 
 # Faces drawn at once. A CPU gains nothing by it, and the first would wait for the others.
 TOGETHER = {"cpu": 1}
 MOST = 8
+FRAMES = 2  # of one face drawn at once: more would let the first of them wait for the others
+
+
+Made = TypeVar("Made")
+
+
+class _Drawing(NamedTuple):
+    needed: float  # when
+    pumps: list[Pump]  # whose frames they are
+    result: Future[tuple[list[list[np.ndarray]], float]]  # the pictures of each, and the seconds that it took
 
 
 class Stage:
-    """`wants`, `step` and `fail` are the scheduler's (see `Work`); `add` and `remove` may be called from any thread."""
+    """`wants`, `step` and `fail` are the scheduler's (see `Work`); `add` and `remove` may be called from any thread.
+
+    Where several workers draw, motion is made meanwhile, and what they begin is shown in the order of beginning.
+    """
 
     def __init__(self, talker: IMTalker, pace: Pace):
         self._talker, self._pace = talker, pace
         self._together = TOGETHER.get(str(talker.device).split(":")[0], MOST)
+        self._most = talker.workers.count  # drawings under way
+        if self._most > 1:
+            self._most += 1  # so that nobody is without work while motion is made
         self._pumps: tuple[Pump, ...] = ()
+        self._under_way: deque[_Drawing] = deque()
 
     def add(self, pump: Pump) -> None:
         self._pumps += (pump,)
@@ -39,33 +62,58 @@ class Stage:
     def wants(self, now: float) -> tuple[float, float] | None:
         wanted = [pump.wants(now) for pump in self._pumps]
         ready = [needed for since, needed in wanted if since <= now]
+        if self._under_way:
+            ready.append(self._under_way[0].needed)
         return (now, min(ready)) if ready else min(wanted, default=None)
 
     def step(self, now: float) -> bool:
         wanted = [(pump.wants(now), pump) for pump in self._pumps]
         ready = sorted(((needed, n) for n, ((since, needed), _) in enumerate(wanted) if since <= now))
-        drawn = []
-        for pump in (wanted[n][1] for _, n in ready[: self._together]):
-            try:
-                rows = pump.prepare(now)
-            except Exception as error:
-                self._give_up(pump, error)
-                continue
-            if rows is not None:
-                drawn.append((pump, rows))
-        if not drawn:
-            return True
-        begun = time.perf_counter()
-        try:
-            pictures = self._talker.render_together([(pump.source, rows) for pump, rows in drawn])
-        except Exception as error:
-            for pump, _ in drawn:
-                self._give_up(pump, error)
-            return True
-        self._pace.drew(sum(map(len, pictures)), time.perf_counter() - begun)
-        for (pump, _), shown in zip(drawn, pictures):
-            pump.show(shown)
+        pumps = [wanted[n][1] for _, n in ready]
+        there_is_room = len(self._under_way) < self._most
+        if not (there_is_room and self._begin(pumps[: self._together], now, ready[0][0] if ready else now)):
+            if not self._look_ahead(pumps, now) and self._under_way:
+                self._finish(self._under_way.popleft())
+        while self._under_way and self._under_way[0].result.done():
+            self._finish(self._under_way.popleft())
         return True
+
+    def _begin(self, pumps: list[Pump], now: float, needed: float) -> bool:
+        """Have their next frames drawn; whether there are any."""
+        faces = [(pump, rows) for pump in pumps if (rows := self._try(pump, pump.prepare, now, FRAMES)) is not None]
+        if not faces:
+            return False
+        result = self._talker.workers.begin(lambda: self._draw([(pump.source, rows) for pump, rows in faces]))
+        self._under_way.append(_Drawing(needed, [pump for pump, _ in faces], result))
+        return True
+
+    def _look_ahead(self, pumps: list[Pump], now: float) -> bool:
+        """Make motion for the first who lacks it, instead of waiting; whether there was somebody."""
+        return any(self._try(pump, pump.look_ahead, now) for pump in pumps)
+
+    def _try(self, pump: Pump, function: Callable[..., Made], *arguments) -> Made | None:
+        try:
+            return function(*arguments)
+        except Exception as error:
+            self._give_up(pump, error)
+            return None
+
+    def _draw(self, faces: list[tuple[Source, Tensor]]) -> tuple[list[list[np.ndarray]], float]:
+        begun = time.perf_counter()
+        return self._talker.render_together(faces), time.perf_counter() - begun
+
+    def _finish(self, drawing: _Drawing) -> None:
+        pumps = [pump if pump in self._pumps else None for pump in drawing.pumps]  # others have gone meanwhile
+        try:
+            pictures, seconds = drawing.result.result()
+        except Exception as error:
+            for pump in filter(None, pumps):
+                self._give_up(pump, error)
+            return
+        self._pace.drew(sum(map(len, pictures)), seconds)
+        for pump, shown in zip(pumps, pictures):
+            if pump is not None:
+                pump.show(shown)
 
     def fail(self, error: Exception) -> None:
         for pump in self._pumps:

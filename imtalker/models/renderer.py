@@ -9,6 +9,7 @@ from .appearance import AppearanceEncoder
 from .motion import IdentityAdapter, LandmarkMotionEncoder, MotionDecoder, MotionEncoder
 from .synthesis import SynthesisNetwork
 from .transfer import MotionTransfer, TransferSource
+from .warping import FlowTransfer
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class RendererConfig:
     const_channels: int = 32
     map_convs: int = 3  # convolutions per level of the motion decoder
     modulation: str = "scale"  # how the latent steers them: "scale" as published, or "affine"
-    attention_levels: int = 4  # levels that attend; finer ones are resampled
+    transfer: str = "attention"  # implicit, as published, or "flow": explicit, to compare it with
+    attention_levels: int = 4  # levels that attend, or have a flow of their own; finer ones are resampled
     heads: int = 8
     fine: str = "mean"  # how finer levels follow: "mean" of a cell as published, or "sample"
     hints: bool = False  # tell synthesis the driving maps too
@@ -47,6 +49,8 @@ class RendererConfig:
             raise ValueError(f"modulation {self.modulation!r}, expected 'scale' or 'affine'")
         if self.fine not in ("mean", "sample"):
             raise ValueError(f"fine {self.fine!r}, expected 'mean' or 'sample'")
+        if self.transfer not in ("attention", "flow") or (self.transfer == "flow" and self.fine == "mean"):
+            raise ValueError(f"transfer {self.transfer!r}, expected 'attention', or 'flow' with fine='sample'")
         object.__setattr__(self, "synthesis_residuals", tuple(tuple(pair) for pair in self.synthesis_residuals))
 
     @property
@@ -85,7 +89,8 @@ class Renderer(nn.Module):
         self.adapter = IdentityAdapter(c.motion_dim, c.identity_dim, c.adapter_hidden, c.adapter_residual)
         self.motion_decoder = MotionDecoder(c.motion_dim, c.const_channels, c.first_size // 2, map_widths, c.map_convs,
                                            c.modulation)
-        self.transfer = MotionTransfer(map_widths, c.heads, c.fine, c.hints)
+        self.transfer = (MotionTransfer(map_widths, c.heads, c.fine, c.hints) if c.transfer == "attention"
+                         else FlowTransfer(map_widths, c.hints))
         self.synthesis = SynthesisNetwork(c.widths, c.synthesis_residuals, c.synthesis_attention, c.heads, c.first_size,
                                           c.copy)
 

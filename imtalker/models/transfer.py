@@ -155,10 +155,7 @@ class MotionTransfer(nn.Module):
 
     def __init__(self, widths: tuple[int, ...], heads: int, fine: str, hints: bool):
         super().__init__()
-        self.hints = nn.ModuleList(nn.Conv2d(width, width, 1) for width in widths) if hints else None
-        for hint in self.hints or ():
-            nn.init.zeros_(hint.weight)
-            nn.init.zeros_(hint.bias)
+        self.hints = hint_convs(widths) if hints else None
         self.levels = nn.ModuleList(CrossAttention(width, heads) for width in widths)
         self.fine = fine
 
@@ -169,8 +166,12 @@ class MotionTransfer(nn.Module):
             cells = source_maps[-1].shape[-1]
             fine = [tokens(F.avg_pool2d(level, level.shape[-1] // cells)) for level in fine]
         # contiguous: they are read for every frame
-        return TransferSource([block.keys(x).contiguous() for block, x in zip(self.levels, source_maps)],
+        return TransferSource([x.contiguous() for x in self.source_keys(source_maps)],
                               [block.values(x).contiguous() for block, x in zip(self.levels, appearance)], fine)
+
+    def source_keys(self, source_maps: list[Tensor]) -> list[Tensor]:
+        """Of every attention level, (B, h, N, d)."""
+        return [block.keys(x) for block, x in zip(self.levels, source_maps)]
 
     def forward(self, driving_maps: list[Tensor], source: TransferSource) -> list[Tensor]:
         """Aligned features, coarse first: one map for each appearance map of the source."""
@@ -184,6 +185,15 @@ class MotionTransfer(nn.Module):
             return aligned + [fetch_means(rows, looks, driving_map.shape[-1], 2 ** (level + 1))
                               for level, rows in enumerate(source.fine)]
         return aligned + [sample_at(level, looks) for level in source.fine]
+
+
+def hint_convs(widths: tuple[int, ...]) -> nn.ModuleList:
+    """What tells synthesis the driving maps; it begins by telling nothing."""
+    hints = nn.ModuleList(nn.Conv2d(width, width, 1) for width in widths)
+    for hint in hints:
+        nn.init.zeros_(hint.weight)
+        nn.init.zeros_(hint.bias)
+    return hints
 
 
 def fetch_means(rows: Tensor, match: Tensor, cells: int, ratio: int) -> Tensor:

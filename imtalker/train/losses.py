@@ -85,28 +85,44 @@ def adapter_loss(motion: Tensor, own: Tensor, other: Tensor) -> Tensor:
     return ((motion - own).norm(dim=1) - (motion - other).norm(dim=1)).abs().mean()
 
 
-def correspondence_loss(attention: CrossAttention, driving_map: Tensor, keys: Tensor, driving_code: Tensor,
-                        source_code: Tensor, importance: Tensor, rows: int) -> Tensor:
-    """Cross-entropy of the mean attention weights against where the source truly shows what the driving cell shows.
+def true_places(driving_code: Tensor, source_code: Tensor, importance: Tensor, cells: int,
+                rows: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Where in the source things are, as rendered data knows: for `rows` target cells of each pair, drawn by
+    `importance` (B, 1, S, S), since eyes and mouth are few cells and say most: their numbers (B, R), how likely every
+    cell of the source shows what they show (B, R, N), and whether any does (B, R).
 
-    Rendered data knows it: codes (B, G, G, 4) from `data.surface_code`, at least as fine as the map. Looks at `rows`
-    target cells of each pair, drawn by `importance` (B, 1, S, S): eyes and mouth are few cells and say most. Cells
-    whose content the source does not show take no part.
+    Codes (B, G, G, 4) from `data.surface_code`, at least as fine as the maps' cells.
     """
-    cells = driving_map.shape[-1]
     step = driving_code.shape[1] // cells
     pick = lambda code: code[:, step // 2::step, step // 2::step].flatten(1, 2)  # noqa: E731
     chance = F.adaptive_avg_pool2d(importance, cells).flatten(1)  # (B, N)
     chosen = torch.multinomial(chance, min(rows, cells * cells))
-    take = lambda x: x.gather(1, chosen[..., None].expand(-1, -1, x.shape[-1]))  # noqa: E731
-    distance = torch.cdist(take(pick(driving_code)), pick(source_code)) * (cells / 192.0)  # in cells
-    target = (-2 * distance.square()).softmax(-1)
-    seen = distance.amin(-1) < 1.5
+    wanted = pick(driving_code).take_along_dim(chosen[..., None], 1)
+    distance = torch.cdist(wanted, pick(source_code)) * (cells / 192.0)  # in cells
+    return chosen, (-2 * distance.square()).softmax(-1), distance.amin(-1) < 1.5
+
+
+def correspondence_loss(attention: CrossAttention, driving_map: Tensor, keys: Tensor, driving_code: Tensor,
+                        source_code: Tensor, importance: Tensor, rows: int) -> Tensor:
+    """Cross-entropy of the mean attention weights against where the source truly shows what the driving cell shows, see
+    `true_places`. Cells whose content the source does not show take no part."""
+    chosen, target, seen = true_places(driving_code, source_code, importance, driving_map.shape[-1], rows)
     queries = attention.queries(driving_map)
     queries = queries.gather(2, chosen[:, None, :, None].expand(-1, queries.shape[1], -1, queries.shape[-1]))
     weights = attention.weights(queries, keys).float().mean(1)
     entropy = -(target * weights.clamp_min(1e-7).log()).sum(-1)
     return (entropy * seen).sum() / seen.sum().clamp_min(1)
+
+
+def flow_loss(place: Tensor, driving_code: Tensor, source_code: Tensor, importance: Tensor, rows: int) -> Tensor:
+    """As `correspondence_loss`, of a flow: distance in cells of `place` (B, 2, G, G) to where it truly is."""
+    cells = place.shape[-1]
+    chosen, target, seen = true_places(driving_code, source_code, importance, cells, rows)
+    own = torch.arange(cells * cells, device=place.device)
+    true = target @ torch.stack([own % cells, own // cells], 1).float()  # (B, R, 2)
+    found = place.flatten(2).transpose(1, 2).take_along_dim(chosen[..., None], 1)
+    distance = F.smooth_l1_loss(found, true, reduction="none").sum(-1)
+    return (distance * seen).sum() / seen.sum().clamp_min(1)
 
 
 def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:

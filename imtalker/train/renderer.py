@@ -10,7 +10,7 @@ towards its end adversarially.
 from __future__ import annotations
 
 import random
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from ..models.layers import EqualConv2d, EqualLinear, ModulatedConv
 from ..models.motion import LandmarkMotionEncoder
 from ..models.renderer import MINI_RENDERER, Renderer, RendererConfig, SourceFeatures
 from ..models.transfer import TransferSource
+from ..models.warping import FlowTransfer, cells
 from ..options import OptionParser, take_fields
 from ..weights import load_model
 from .data import HeadData, Views, degrade, recolour
@@ -33,6 +34,7 @@ from .losses import (
     adapter_loss,
     correspondence_loss,
     discriminator_loss,
+    flow_loss,
     generator_loss,
     openings_mask,
     parts_loss,
@@ -178,9 +180,11 @@ class RendererTrainer:
                        mask: Tensor) -> Tensor:
         """Mean over the attention levels; surface codes (B, 64, 64, 4), the source's once per driving frame; mask
         (B, 1, S, S) of eyes and mouth."""
-        levels = zip(self.renderer.transfer.levels, driving_maps, keys)
-        return sum(correspondence_loss(level, maps, key, driving, source, 0.1 + mask, 192)
-                   for level, maps, key in levels) / len(keys)
+        transfer, known = self.renderer.transfer, (driving, source, 0.1 + mask, 192)
+        if isinstance(transfer, FlowTransfer):
+            return sum(flow_loss(cells(offset), *known) for offset, _ in transfer.flows(driving_maps, keys)) / len(keys)
+        return sum(correspondence_loss(level, maps, key, *known)
+                   for level, maps, key in zip(transfer.levels, driving_maps, keys)) / len(keys)
 
     def noisy(self, latent: Tensor) -> Tensor:
         """True latents as uncertain as those that are read or made."""
@@ -192,7 +196,7 @@ class RendererTrainer:
         views = views.flat(0)
         identity = views.latent.new_zeros(1, model.config.identity_dim)
         maps = model.motion_maps(self.noisy(views.latent), identity)
-        keys = [level.keys(m) for level, m in zip(model.transfer.levels, maps)]
+        keys = model.transfer.source_keys(maps)
         # Every frame of a person drives, and the next frame of the same person is its source.
         following = torch.arange(len(views.latent), device=views.latent.device).view(-1, frames).roll(-1, 1).flatten()
         mask = region_mask(views.landmarks, 64)
@@ -390,10 +394,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--every", type=int, default=50, help="steps between lines of progress")
     parser.add_argument("--start", type=Path, help="checkpoint or model folder whose renderer to begin from")
     parser.add_argument("--limit", type=int, help="use only so many people")
+    parser.add_argument("--transfer", choices=("attention", "flow"), default="attention",
+                        help="flow: the explicit kind, to compare with (default: attention)")
     parser.add_fields(RendererTraining)
     given = vars(parser.parse_args(arguments))
     options = take_fields(RendererTraining, given)
-    train(given.pop("data"), given.pop("out"), options, **given)
+    config = replace(MINI_RENDERER, transfer=given.pop("transfer"))
+    train(given.pop("data"), given.pop("out"), options, config=config, **given)
 
 
 if __name__ == "__main__":
