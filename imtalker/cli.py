@@ -426,9 +426,9 @@ def _add_model(command: OptionParser) -> None:
     command.add_argument(
         "--precision",
         default="auto",
-        choices=("auto", "float32", "bfloat16", "float16"),
-        help="auto takes bfloat16 where hardware multiplies it: CUDA devices and, with mini, some CPUs; float16 is not "
-        "for CPUs (default: auto)",
+        choices=("auto", "float32", "mixed", "bfloat16", "float16"),
+        help="mixed: frames are painted in half precision, all else is float32. auto takes bfloat16 on a CUDA device "
+        "that has it, with mini mixed, there and on CPUs that multiply bfloat16 (default: auto)",
     )
 
 

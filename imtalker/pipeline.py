@@ -74,11 +74,10 @@ class IMTalker:
         """Most users call `from_pretrained`. The networks of `model` are moved to the device and set to evaluation."""
         self.name = name
         self.device = choose_device(device)
-        copies = model.config.renderer.copy
-        self.precision = choose_precision(precision, self.device, copies)
+        self.precision = choose_precision(precision, self.device, model.config.renderer.copy)
         self.renderer = prepare(model.renderer.to(self.device, memory_format=torch.channels_last).eval())
-        self._painted_as = painting_type(self.precision, self.device, copies)
-        if self._painted_as == torch.bfloat16:
+        self.painted_as = painting_type(self.precision, self.device)
+        if self.painted_as == torch.bfloat16:
             self.renderer.synthesis.bfloat16()
         self.generator = model.generator.to(self.device).eval().requires_grad_(False)
         self.audio_encoder = model.audio_encoder.to(self.device).eval().requires_grad_(False)
@@ -97,9 +96,10 @@ class IMTalker:
         """Load a model by name ("mini" is bundled) or from a folder.
 
         device: "auto" (CUDA, then Apple's MPS, then CPU), "cpu", "cuda", "cuda:1" or "mps". precision: "float32",
-        "bfloat16" (networks' inner products; synthesis in float16, on a CPU in float32 unless the model copies pixels
-        as "mini" does), "float16" (all of them; not on a CPU), or "auto": bfloat16 on a CUDA device that has it, and on
-        a CPU that multiplies matrices of it if the model copies pixels; else float32.
+        "mixed" (float32, but synthesis in float16, on a CPU in bfloat16: for models that copy pixels, as "mini" does),
+        "bfloat16" (networks' inner products; synthesis in float16, on a CPU in float32), "float16" (all of them; not on
+        a CPU), or "auto": on a CUDA device bfloat16, or mixed if the model copies pixels; on a CPU float32, or mixed if
+        the model copies pixels and the CPU multiplies matrices of bfloat16.
         Raises InputError for an unknown model, damaged weights, or a device that is not there.
         """
         choose_precision(precision, choose_device(device))  # a wrong option is told before anything is loaded
@@ -297,15 +297,16 @@ class IMTalker:
         """(n, 3, S, S) in [0, 1]."""
         with self._autocast():
             aligned = self.renderer.align(source.features, latents)
-        with torch.autocast(self.device.type, torch.float16, enabled=self._painted_as == torch.float16):
-            return self.renderer.synthesis([x.to(self._painted_as) for x in aligned])
+        with torch.autocast(self.device.type, torch.float16, enabled=self.painted_as == torch.float16):
+            return self.renderer.synthesis([x.to(self.painted_as) for x in aligned])
 
     def _tensor(self, pictures: np.ndarray) -> Tensor:
         """uint8 (B, S, S, 3) -> float32 (B, 3, S, S) in [0, 1] on the device."""
         return torch.from_numpy(pictures).to(self.device).permute(0, 3, 1, 2).float().div(255)
 
     def _autocast(self):
-        return torch.autocast(self.device.type, getattr(torch, self.precision), enabled=self.precision != "float32")
+        half = self.precision in ("bfloat16", "float16")
+        return torch.autocast(self.device.type, getattr(torch, self.precision) if half else None, enabled=half)
 
 
 class Clip:
@@ -441,17 +442,22 @@ def choose_device(device: str | torch.device) -> torch.device:
     return chosen
 
 
+PRECISIONS = ("float32", "mixed", "bfloat16", "float16")
+
+
 def choose_precision(precision: str, device: torch.device, copies: bool = False) -> str:
-    """ "float32", "bfloat16" or "float16" for "auto" or one of them. copies: whether the renderer copies pixels."""
-    if precision not in ("auto", "float32", "bfloat16", "float16"):
-        raise InputError(f"precision {precision!r} is not known: auto, float32, bfloat16 or float16 expected")
+    """One of PRECISIONS for "auto" or one of them. copies: whether the renderer copies pixels."""
+    if precision not in ("auto", *PRECISIONS):
+        raise InputError(f"precision {precision!r} is not known: auto, {', '.join(PRECISIONS)} expected")
     if precision == "float16" and device.type == "cpu":
-        raise InputError("precision 'float16' is many times slower than float32 on a CPU: take float32 or bfloat16")
+        raise InputError("precision 'float16' is many times slower than float32 on a CPU: take float32 or mixed")
     if precision != "auto":
         return precision
-    if device.type == "cpu":
-        return "bfloat16" if copies and multiplies_bfloat16() else "float32"
-    return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    if device.type == "cuda":
+        halves = torch.cuda.is_bf16_supported()
+    else:
+        halves = device.type == "cpu" and copies and multiplies_bfloat16()
+    return ("mixed" if copies else "bfloat16") if halves else "float32"
 
 
 def multiplies_bfloat16() -> bool:
@@ -460,11 +466,10 @@ def multiplies_bfloat16() -> bool:
     return capabilities.get("amx_bf16", False)
 
 
-def painting_type(precision: str, device: torch.device, copies: bool) -> torch.dtype:
+def painting_type(precision: str, device: torch.device) -> torch.dtype:
     """In what synthesis runs. It adds up many layers: bfloat16's seven bits are too few for it, except where most of a
     frame is copied from the picture."""
-    if precision != "bfloat16":
+    if precision in ("float32", "float16"):
         return getattr(torch, precision)
-    if device.type == "cpu":
-        return torch.bfloat16 if copies else torch.float32
-    return torch.float16 if device.type == "cuda" else torch.float32
+    on_cpu = torch.bfloat16 if precision == "mixed" else torch.float32
+    return on_cpu if device.type == "cpu" else torch.float16

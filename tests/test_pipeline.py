@@ -187,7 +187,7 @@ def test_devices_and_precisions(monkeypatch):
         with pytest.raises(InputError):
             choose_device(wrong)
     assert choose_precision("float16", torch.device("cuda")) == "float16"
-    for can, precision in ((False, "float32"), (True, "bfloat16")):
+    for can, precision in ((False, "float32"), (True, "mixed")):
         monkeypatch.setattr("imtalker.pipeline.multiplies_bfloat16", lambda can=can: can)
         assert choose_precision("auto", torch.device("cpu"), copies=True) == precision
         assert choose_precision("auto", torch.device("cpu"), copies=False) == "float32"
@@ -203,17 +203,17 @@ def test_bfloat16_is_close_to_float32(tiny_model, talker, source, speech):
     assert np.abs(exact - rough).mean() < 8
 
 
-def test_a_model_that_copies_pixels_hardly_differs_in_bfloat16():
+def test_a_model_that_copies_pixels_hardly_differs_in_mixed_precision():
     """On a CPU that multiplies matrices of it users of the bundled model get it."""
     picture = load_picture(ASSETS / "sample.png")
     frames = []
-    for precision in ("float32", "bfloat16"):
+    for precision in ("float32", "mixed"):
         talker = IMTalker.from_pretrained("mini", device="cpu", precision=precision)
         source = talker.encode_source(picture)
         motion = source.features.motion + 0.3 * torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
         frames.append(np.stack(list(talker.render(source, [motion]))).astype(float))
         assert talker.precision == precision
-    assert 20 * np.log10(255 / np.sqrt(((frames[0] - frames[1]) ** 2).mean())) > 45
+    assert 20 * np.log10(255 / np.sqrt(((frames[0] - frames[1]) ** 2).mean())) > 50
 
 
 @pytest.mark.slow

@@ -249,7 +249,9 @@ class _Bench:
         drawn = lambda: islice(cycle(self.drawn), self.count)
         yield "encoder", seconds(lambda: write_video(self.output, drawn(), FPS, self.speech), self.count)
 
-        yield "matrix_gflops", matrix_gflops(device, getattr(torch, talker.precision))
+        mixed = talker.precision == "mixed"
+        kind = talker.painted_as if mixed else getattr(torch, talker.precision)
+        yield "matrix_gflops", matrix_gflops(device, kind)
         yield "copy_gbs", copy_gbs(device)
 
     def whole(self) -> Iterator[tuple[str, float]]:
