@@ -6,6 +6,7 @@ from itertools import chain, repeat
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from imtalker import flow
 from imtalker.models.generator import CONDITIONS, Generator, GeneratorConfig, regroup, window_noise
@@ -195,6 +196,31 @@ def test_controls_are_kept_exactly_where_the_latent_is_known(audio):
     free = motion(generator, audio)
     assert not torch.allclose(made[:, 8:], free[:, 8:]) and not torch.allclose(made[:, 3:6], free[:, 3:6])
     assert torch.equal(motion(filled(TINY), audio), free)
+
+
+def test_inertia_is_two_filters_that_go_on_across_windows():
+    follow, sampled = torch.tensor([0.6, 0.3, 1.0]), torch.randn(1, 12, 3)
+    once = twice = sampled[0, 0]
+    expected = []
+    for row in sampled[0]:
+        once = once + follow * (row - once)
+        twice = twice + follow * (once - twice)
+        expected.append(twice)
+    generator = Generator(replace(TINY, motion_dim=3, follow=tuple(follow.tolist()), noise=()))
+    state, made = generator.begin(), []
+    nothing = generator.project(torch.zeros(1, 12, TINY.audio_dim))
+    for first, last in ((0, 5), (5, 6), (6, 12)):
+        rows = F.pad(sampled[:, first:last], (0, 0, 0, TINY.window - last + first))
+        made.append(generator.steady(rows, state, None)[0, :last - first])
+        state = state.after(made[-1], nothing[first:last])
+    torch.testing.assert_close(torch.cat(made), torch.stack(expected))
+    torch.testing.assert_close(torch.cat(made)[:, 2], sampled[0, :, 2])
+
+
+def test_what_is_asked_for_has_no_inertia(audio):
+    generator = filled(replace(TINY, control_scale=(.3,) * 8, follow=(.5,) * 32))
+    pose = track(27, 3, 5)
+    torch.testing.assert_close(motion(generator, audio, pose=pose)[:, :3] * 0.3, pose)
 
 
 def test_a_control_comes_in_gradually(audio):

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
@@ -24,7 +25,6 @@ log = logging.getLogger("imtalker.live")
 TOGETHER = {"cpu": 1}
 MOST = 8
 FRAMES = 2  # of one face drawn at once: more would let the first of them wait for the others
-
 
 Made = TypeVar("Made")
 
@@ -67,29 +67,25 @@ class Stage:
         return (now, min(ready)) if ready else min(wanted, default=None)
 
     def step(self, now: float) -> bool:
-        wanted = [(pump.wants(now), pump) for pump in self._pumps]
-        ready = sorted(((needed, n) for n, ((since, needed), _) in enumerate(wanted) if since <= now))
-        pumps = [wanted[n][1] for _, n in ready]
-        there_is_room = len(self._under_way) < self._most
-        if not (there_is_room and self._begin(pumps[: self._together], now, ready[0][0] if ready else now)):
-            if not self._look_ahead(pumps, now) and self._under_way:
-                self._finish(self._under_way.popleft())
+        wanted = [(*pump.wants(now), pump) for pump in self._pumps]
+        ready = sorted(((needed, pump) for since, needed, pump in wanted if since <= now), key=itemgetter(0))
+        begun = len(self._under_way) < self._most and self._begin(ready[: self._together], now)
+        # Before waiting for a drawing: is there anybody who lacks motion?
+        moved = not begun and any(self._try(pump, pump.look_ahead, now) for _, pump in ready)
+        if not begun and not moved and self._under_way:
+            self._finish(self._under_way.popleft())
         while self._under_way and self._under_way[0].result.done():
             self._finish(self._under_way.popleft())
         return True
 
-    def _begin(self, pumps: list[Pump], now: float, needed: float) -> bool:
-        """Have their next frames drawn; whether there are any."""
-        faces = [(pump, rows) for pump in pumps if (rows := self._try(pump, pump.prepare, now, FRAMES)) is not None]
+    def _begin(self, ready: list[tuple[float, Pump]], now: float) -> bool:
+        """Have the next frames of these faces drawn; whether there are any. ready: with when each is needed."""
+        faces = [(pump, rows) for _, pump in ready if (rows := self._try(pump, pump.prepare, now, FRAMES)) is not None]
         if not faces:
             return False
         result = self._talker.workers.begin(lambda: self._draw([(pump.source, rows) for pump, rows in faces]))
-        self._under_way.append(_Drawing(needed, [pump for pump, _ in faces], result))
+        self._under_way.append(_Drawing(ready[0][0], [pump for pump, _ in faces], result))
         return True
-
-    def _look_ahead(self, pumps: list[Pump], now: float) -> bool:
-        """Make motion for the first who lacks it, instead of waiting; whether there was somebody."""
-        return any(self._try(pump, pump.look_ahead, now) for pump in pumps)
 
     def _try(self, pump: Pump, function: Callable[..., Made], *arguments) -> Made | None:
         try:

@@ -44,13 +44,15 @@ class GeneratorConfig:
     noise: tuple[float, ...] = ()   # deviation of the noise in each latent number; none: 1
     # The latent begins with pose, cam and gaze in these units, so controls are kept exactly; none: it is not known how
     control_scale: tuple[float, ...] = ()
+    # How much of the way to what was sampled each number goes in a frame, see `damping`; none: all of it
+    follow: tuple[float, ...] = ()
 
     @classmethod
     def mini(cls) -> GeneratorConfig:
         # Heads stay nearly where they were: from noise as wide as the data, what is left of it would shake them.
         noise = (.1,) * 6 + (.3,) * 2 + (1.,) * 24      # pose and cam, gaze, lids and expression
         return cls(audio_dim=128, condition_dim=64, width=192, depth=4, heads=4, mlp_ratio=3, modulation_rank=32,
-                   noise=noise, control_scale=(.3, .3, .3, .15, .08, .08, .3, .3))
+                   noise=noise, control_scale=(.3, .3, .3, .15, .08, .08, .3, .3), follow=(.6,) * 6 + (1.,) * 26)
 
 
 # ------------------------------------------------------------------------------------------------------- conditions
@@ -208,6 +210,8 @@ class Generator(nn.Module):
         self.out_modulation = Modulation(width, 2, config.modulation_rank)
         self.out_norm = ModulatedNorm(width)
         self.out = nn.Linear(width, config.motion_dim)
+        self.register_buffer("damping", damping(torch.tensor(config.follow), config.window) if config.follow else None,
+                             persistent=False)
         self.register_buffer("noise_scale", torch.tensor(config.noise or (1.,) * config.motion_dim), persistent=False)
 
     @property
@@ -284,8 +288,16 @@ class Generator(nn.Module):
             return flow.guide(v[:1], v[1:], guidance_scale) if guided else v
 
         noise = noise.to(self.noise_scale) * self.noise_scale
-        motion = flow.euler(velocity, noise, times.to(self.device), held)[0, :keep]
+        motion = self.steady(flow.euler(velocity, noise, times.to(self.device), held), state, held)[0, :keep]
         return motion, state.after(motion, conditions[:keep])
+
+    def steady(self, motion: Tensor, state: SampleState, held: flow.Held | None) -> Tensor:
+        """Motion (1, W, M) that has the inertia of `damping`, but for what is held."""
+        if self.damping is None:
+            return motion
+        before = state.motion[:, -2:] if state.windows else motion[:, :1].expand(-1, 2, -1)
+        steady = torch.einsum("mtk,bkm->btm", self.damping, torch.cat([before, motion], 1))
+        return steady if held is None else steady.lerp(motion, held.share)
 
     def hold(self, controls: dict[str, tuple[Tensor, Tensor]]) -> flow.Held | None:
         """What controls, each (n, its dim) with how far it counts, (n,) from 0 to 1, say of a window's motion outright.
@@ -370,6 +382,21 @@ class SampleState:
         frames = self.motion.shape[1]
         return SampleState(self.windows + 1, torch.cat([self.motion, motion[None]], 1)[:, -frames:],
                            self.conditions.join(conditions)[-frames:])
+
+
+def damping(follow: Tensor, frames: int) -> Tensor:
+    """What is left of noise in a head's place shakes it: two low-pass filters of first order, one after the other.
+
+    follow: (M,), the share of the way that each filter goes per frame; 1 changes nothing. Returns (M, W, 2 + W): W =
+    `frames` frames as sums of the two before the first, as they were filtered, and of those that come in.
+    """
+    follow = follow.double()[:, None]
+    rest, t = 1 - follow, torch.arange(frames)
+    decay = rest ** t  # (M, W)
+    response = follow ** 2 * (t + 1) * decay
+    inside = torch.stack([F.pad(response, (k, 0))[:, :frames] for k in range(frames)], 2)
+    before = torch.stack([-(rest ** 2) * (t + 1) * decay, rest * (t + 2) * decay], 2)
+    return torch.cat([before, inside], 2).float()
 
 
 def window_noise(seed: int, window: int, shape: tuple[int, ...]) -> Tensor:
