@@ -22,6 +22,7 @@ from torch import Tensor
 
 from . import weights
 from .controls import read_control
+from .devices import PRECISIONS, choose_device, choose_precision, painting_type
 from .errors import InputError
 from .face import Crop, driving_crop, no_crop, source_crop
 from .live.session import WINDOWS, Session
@@ -96,8 +97,8 @@ class IMTalker:
         """Load a model by name ("mini" is bundled) or from a folder.
 
         device: "auto" (CUDA, then Apple's MPS, then CPU), "cpu", "cuda", "cuda:1" or "mps". precision: "float32",
-        "mixed" (float32, but synthesis in float16, on a CPU in bfloat16: for models that copy pixels, as "mini" does),
-        "bfloat16" (networks' inner products; synthesis in float16, on a CPU in float32), "float16" (all of them; not on
+        "mixed" (float32, but synthesis in bfloat16, on CUDA in float16: for models that copy pixels, as "mini" does),
+        "bfloat16" (networks' inner products; synthesis in float32, on CUDA in float16), "float16" (all of them; not on
         a CPU), or "auto": on a CUDA device bfloat16, or mixed if the model copies pixels; on a CPU float32, or mixed if
         the model copies pixels and the CPU multiplies matrices of bfloat16.
         Raises InputError for an unknown model, damaged weights, or a device that is not there.
@@ -305,8 +306,8 @@ class IMTalker:
         return torch.from_numpy(pictures).to(self.device).permute(0, 3, 1, 2).float().div(255)
 
     def _autocast(self):
-        half = self.precision in ("bfloat16", "float16")
-        return torch.autocast(self.device.type, getattr(torch, self.precision) if half else None, enabled=half)
+        kind = PRECISIONS[self.precision]
+        return torch.autocast(self.device.type, kind, enabled=kind != torch.float32)
 
 
 class Clip:
@@ -418,58 +419,3 @@ def _between(motion: Tensor, places: list[Fraction]) -> Tensor:
     after = [math.ceil(place) for place in places]
     share = torch.tensor([float(place % 1) for place in places], device=motion.device)[:, None]
     return motion[before].lerp(motion[after], share)
-
-
-def choose_device(device: str | torch.device) -> torch.device:
-    """The device for "auto", "cpu", "cuda", "cuda:1", "mps" or a torch.device. Raises InputError if it is not there."""
-    if str(device) == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except (RuntimeError, TypeError):
-        raise InputError(f"device {device!r} is not known: auto, cpu, cuda or mps expected") from None
-    if chosen.type not in ("cpu", "cuda", "mps"):
-        raise InputError(f"device {device!r} is not supported: auto, cpu, cuda or mps expected")
-    there = {
-        "cpu": lambda: (chosen.index or 0) == 0,
-        "cuda": lambda: torch.cuda.is_available() and (chosen.index or 0) < torch.cuda.device_count(),
-        "mps": lambda: torch.backends.mps.is_available(),
-    }[chosen.type]()
-    if not there:
-        raise InputError(f"device {str(device)!r} is not there (to this PyTorch): take auto or cpu")
-    return chosen
-
-
-PRECISIONS = ("float32", "mixed", "bfloat16", "float16")
-
-
-def choose_precision(precision: str, device: torch.device, copies: bool = False) -> str:
-    """One of PRECISIONS for "auto" or one of them. copies: whether the renderer copies pixels."""
-    if precision not in ("auto", *PRECISIONS):
-        raise InputError(f"precision {precision!r} is not known: auto, {', '.join(PRECISIONS)} expected")
-    if precision == "float16" and device.type == "cpu":
-        raise InputError("precision 'float16' is many times slower than float32 on a CPU: take float32 or mixed")
-    if precision != "auto":
-        return precision
-    if device.type == "cuda":
-        halves = torch.cuda.is_bf16_supported()
-    else:
-        halves = device.type == "cpu" and copies and multiplies_bfloat16()
-    return ("mixed" if copies else "bfloat16") if halves else "float32"
-
-
-def multiplies_bfloat16() -> bool:
-    """Whether this CPU has a unit for matrices of bfloat16 (AMX)."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # older PyTorch does not tell
-    return capabilities.get("amx_bf16", False)
-
-
-def painting_type(precision: str, device: torch.device) -> torch.dtype:
-    """In what synthesis runs. It adds up many layers: bfloat16's seven bits are too few for it, except where most of a
-    frame is copied from the picture."""
-    if precision in ("float32", "float16"):
-        return getattr(torch, precision)
-    on_cpu = torch.bfloat16 if precision == "mixed" else torch.float32
-    return on_cpu if device.type == "cpu" else torch.float16

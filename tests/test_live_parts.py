@@ -179,7 +179,7 @@ def play(pump, seconds):
     while (now := time.monotonic()) < end:
         wanted = pump.wants(now)
         if wanted[0] <= now:
-            rows = pump.prepare(now, 2)
+            rows = pump.prepare(now)
             if rows is not None:
                 pump.show([None] * len(rows))
         else:
@@ -240,7 +240,7 @@ def test_faces_are_drawn_together_where_that_pays(device, together):
 def staged(seconds):
     """A stage of one face, on three workers who need so long for a frame."""
     talker, pace = FakeTalker(seconds), Pace()
-    talker.workers, pace.workers = Workers(3), 3
+    talker.workers = Workers(3)
     pump = Pump(None, FakeSession(windows=(5,)), Collected(), pace, lambda: None)
     stage = Stage(talker, pace)
     stage.add(pump)

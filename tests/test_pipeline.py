@@ -14,8 +14,9 @@ import imtalker
 from imtalker import Clip, IMTalker, InputError
 from imtalker.bench import child
 from imtalker.bundled import ASSETS
+from imtalker.devices import choose_device, choose_precision
 from imtalker.media import VideoReader, load_audio, load_picture
-from imtalker.pipeline import choose_device, choose_precision, retime, retimed_count
+from imtalker.pipeline import retime, retimed_count
 
 
 def frames_of(clip) -> np.ndarray:
@@ -188,7 +189,7 @@ def test_devices_and_precisions(monkeypatch):
             choose_device(wrong)
     assert choose_precision("float16", torch.device("cuda")) == "float16"
     for can, precision in ((False, "float32"), (True, "mixed")):
-        monkeypatch.setattr("imtalker.pipeline.multiplies_bfloat16", lambda can=can: can)
+        monkeypatch.setattr("imtalker.devices.multiplies_bfloat16", lambda can=can: can)
         assert choose_precision("auto", torch.device("cpu"), copies=True) == precision
         assert choose_precision("auto", torch.device("cpu"), copies=False) == "float32"
     for wrong, why in (("float16", "slower"), ("int8", "not known")):

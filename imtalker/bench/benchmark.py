@@ -25,6 +25,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..bundled import ASSETS
+from ..devices import PRECISIONS
 from ..face import driving_crop, no_crop, source_crop
 from ..media import FPS, SAMPLE_RATE, VideoReader, load_audio, load_picture, write_video
 from ..memory import memory_by_default
@@ -249,9 +250,8 @@ class _Bench:
         drawn = lambda: islice(cycle(self.drawn), self.count)
         yield "encoder", seconds(lambda: write_video(self.output, drawn(), FPS, self.speech), self.count)
 
-        mixed = talker.precision == "mixed"
-        kind = talker.painted_as if mixed else getattr(torch, talker.precision)
-        yield "matrix_gflops", matrix_gflops(device, kind)
+        most = talker.painted_as if talker.precision == "mixed" else PRECISIONS[talker.precision]
+        yield "matrix_gflops", matrix_gflops(device, most)
         yield "copy_gbs", copy_gbs(device)
 
     def whole(self) -> Iterator[tuple[str, float]]:

@@ -50,14 +50,16 @@ class Pace:
         """Share of the frames, up to 1, for which there is time."""
         if not self.drawing_seconds:
             return 1.0
-        there = self.workers * (1 - SPARE) / (FPS * max(self.faces, 1))  # seconds for each frame of each face
-        share = (there - self.motion_seconds) / self.drawing_seconds
+        share = (self._there(max(self.faces, 1)) / FPS - self.motion_seconds) / self.drawing_seconds
         return 1.0 if share > ENOUGH else max(LEAST, share)
 
     def fits(self, faces: int, frames_a_second: float) -> bool:
         """Whether so many faces would still get so many frames a second each."""
-        there = self.workers * (1 - SPARE) / faces
-        return there >= FPS * self.motion_seconds + frames_a_second * self.drawing_seconds
+        return self._there(faces) >= FPS * self.motion_seconds + frames_a_second * self.drawing_seconds
+
+    def _there(self, faces: int) -> float:
+        """Seconds of work that a second has for each of so many faces."""
+        return self.workers * (1 - SPARE) / faces
 
 
 def _mean(before: float, new: float) -> float:

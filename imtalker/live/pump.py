@@ -36,8 +36,8 @@ CUSHION = 0.05  # seconds that a moment shall be ready before it is due
 IDLE = 25  # frames made at once while nobody speaks
 PATIENCE = 0.12  # seconds without sound until nobody seems to speak
 SOON = 0.5  # seconds in which a change of what an idle face does shall show
+BATCH = 2  # frames of one face drawn in one step: more would let the first of them wait for the others
 AHEAD = 4  # frames: when fewer are left to be drawn, the motion of the next ones is made, beside the drawing
-QUEUE = 2  # frames that one may have to wait for until it is drawn itself
 LAG = 1.0  # seconds that a microphone's sound may be late, besides what the session needs to hear ahead
 
 
@@ -155,9 +155,9 @@ class Pump:
             at = max(due - self._time_for(1), self._heard_at + PATIENCE)
         return at, max(due, at)
 
-    def prepare(self, now: float, most: int) -> Tensor | None:
-        """Motion latents (n, 32) of at most so many frames, to be drawn now and given to `show`; None: nothing is to be
-        drawn. May be called again before they are shown."""
+    def prepare(self, now: float) -> Tensor | None:
+        """Motion latents (n, 32) of frames to be drawn now and given to `show`; None: nothing is to be drawn. May be
+        called again before they are shown."""
         with self._lock:
             orders, self._orders = self._orders, deque()
         for order in orders:
@@ -169,7 +169,7 @@ class Pump:
             begun_at = self._begun_at
             self._forget(self._next if begun_at is None else max(self._next, min(self._answer(begun_at), self.made)))
         self.look_ahead(now)
-        rows = self._choose(most)
+        rows = self._choose()
         self._pass_by()
         return rows
 
@@ -276,14 +276,14 @@ class Pump:
         """Seconds that making so many windows of motion, and drawing their first frames, may take, if all faces need
         theirs at once."""
         moving = windows * max(self._pace.faces, 1) * self._pace.window_seconds
-        return min(LEAD, CUSHION + moving + QUEUE * self._pace.drawing_seconds)
+        return min(LEAD, CUSHION + moving + BATCH * self._pace.drawing_seconds)
 
-    def _choose(self, most: int) -> Tensor | None:
+    def _choose(self) -> Tensor | None:
         """The latents (n, 32) of the next frames for which there is time, None if it is for none; both the drawn and
         the left out ones are then under way."""
         now, share = time.monotonic(), self._pace.share
         rows: list[Tensor] = []
-        for _ in range(min(2 * most, len(self._pending))):
+        for _ in range(min(2 * BATCH, len(self._pending))):
             number, latents = self._pending.popleft()
             self._credit += share
             due = self._due(number, now)
@@ -292,7 +292,7 @@ class Pump:
             self._under_way.append(_Frame(number, drawn, self._sound.take(number)))
             if drawn:
                 rows.append(latents)
-            if len(rows) == most:
+            if len(rows) == BATCH:
                 break
         return torch.stack(rows) if rows else None
 

@@ -95,7 +95,6 @@ class Service:
     async def _begin(self) -> None:
         try:
             self.talker = await asyncio.to_thread(self._load)
-            self.pace.workers = self.talker.workers.count
             self.stage = Stage(self.talker, self.pace)
             self.scheduler.add(self.stage)
             self.scheduler.start()

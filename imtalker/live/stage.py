@@ -24,7 +24,6 @@ log = logging.getLogger("imtalker.live")
 # Faces drawn at once. A CPU gains nothing by it, and the first would wait for the others.
 TOGETHER = {"cpu": 1}
 MOST = 8
-FRAMES = 2  # of one face drawn at once: more would let the first of them wait for the others
 
 Made = TypeVar("Made")
 
@@ -44,9 +43,8 @@ class Stage:
     def __init__(self, talker: IMTalker, pace: Pace):
         self._talker, self._pace = talker, pace
         self._together = TOGETHER.get(str(talker.device).split(":")[0], MOST)
-        self._most = talker.workers.count  # drawings under way
-        if self._most > 1:
-            self._most += 1  # so that nobody is without work while motion is made
+        pace.workers = workers = talker.workers.count
+        self._most = workers + (workers > 1)  # drawings under way: nobody is without work while motion is made
         self._pumps: tuple[Pump, ...] = ()
         self._under_way: deque[_Drawing] = deque()
 
@@ -80,16 +78,16 @@ class Stage:
 
     def _begin(self, ready: list[tuple[float, Pump]], now: float) -> bool:
         """Have the next frames of these faces drawn; whether there are any. ready: with when each is needed."""
-        faces = [(pump, rows) for _, pump in ready if (rows := self._try(pump, pump.prepare, now, FRAMES)) is not None]
+        faces = [(pump, rows) for _, pump in ready if (rows := self._try(pump, pump.prepare, now)) is not None]
         if not faces:
             return False
         result = self._talker.workers.begin(lambda: self._draw([(pump.source, rows) for pump, rows in faces]))
         self._under_way.append(_Drawing(ready[0][0], [pump for pump, _ in faces], result))
         return True
 
-    def _try(self, pump: Pump, function: Callable[..., Made], *arguments) -> Made | None:
+    def _try(self, pump: Pump, step: Callable[[float], Made], now: float) -> Made | None:
         try:
-            return function(*arguments)
+            return step(now)
         except Exception as error:
             self._give_up(pump, error)
             return None

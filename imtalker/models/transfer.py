@@ -142,6 +142,19 @@ def place(logits: Tensor, match: Tensor, width: int) -> Tensor:
     return torch.stack([(weights * x).sum(-1), (weights * y).sum(-1)], -1)
 
 
+class Hints(nn.ModuleList):
+    """Tells synthesis the driving maps, added to what is aligned with them; begins by telling nothing."""
+
+    def __init__(self, widths: tuple[int, ...]):
+        super().__init__(nn.Conv2d(width, width, 1) for width in widths)
+        for hint in self:
+            nn.init.zeros_(hint.weight)
+            nn.init.zeros_(hint.bias)
+
+    def forward(self, aligned: list[Tensor], driving_maps: list[Tensor]) -> list[Tensor]:
+        return [x + hint(driving) for x, hint, driving in zip(aligned, self, driving_maps)]
+
+
 class MotionTransfer(nn.Module):
     """Aligns the source's appearance to the driving motion, level by level.
 
@@ -155,7 +168,7 @@ class MotionTransfer(nn.Module):
 
     def __init__(self, widths: tuple[int, ...], heads: int, fine: str, hints: bool):
         super().__init__()
-        self.hints = hint_convs(widths) if hints else None
+        self.hints = Hints(widths) if hints else None
         self.levels = nn.ModuleList(CrossAttention(width, heads) for width in widths)
         self.fine = fine
 
@@ -180,20 +193,11 @@ class MotionTransfer(nn.Module):
         attended, looks = finest.forward_and_match(driving_map, keys, values, placed=self.fine == "sample")
         aligned.append(attended)
         if self.hints:
-            aligned = [x + hint(driving) for x, hint, driving in zip(aligned, self.hints, driving_maps)]
+            aligned = self.hints(aligned, driving_maps)
         if self.fine == "mean":
             return aligned + [fetch_means(rows, looks, driving_map.shape[-1], 2 ** (level + 1))
                               for level, rows in enumerate(source.fine)]
         return aligned + [sample_at(level, looks) for level in source.fine]
-
-
-def hint_convs(widths: tuple[int, ...]) -> nn.ModuleList:
-    """What tells synthesis the driving maps; it begins by telling nothing."""
-    hints = nn.ModuleList(nn.Conv2d(width, width, 1) for width in widths)
-    for hint in hints:
-        nn.init.zeros_(hint.weight)
-        nn.init.zeros_(hint.bias)
-    return hints
 
 
 def fetch_means(rows: Tensor, match: Tensor, cells: int, ratio: int) -> Tensor:

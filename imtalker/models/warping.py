@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .transfer import TransferSource, hint_convs, sample_at
+from .transfer import Hints, TransferSource, sample_at
 
 VISIBLE = 2.0  # logit of the mask to begin with
 
@@ -43,7 +43,7 @@ class FlowTransfer(nn.Module):
 
     def __init__(self, widths: tuple[int, ...], hints: bool):
         super().__init__()
-        self.hints = hint_convs(widths) if hints else None
+        self.hints = Hints(widths) if hints else None
         self.levels = nn.ModuleList(Warp(width) for width in widths)
 
     def encode_source(self, source_maps: list[Tensor], appearance: list[Tensor]) -> TransferSource:
@@ -54,23 +54,23 @@ class FlowTransfer(nn.Module):
     def source_keys(self, source_maps: list[Tensor]) -> list[Tensor]:
         return source_maps
 
-    def flows(self, driving_maps: list[Tensor], source_maps: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """Every level's offset and mask, coarse first."""
-        flows, offset = [], None
+    def places(self, driving_maps: list[Tensor], source_maps: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Coarse first, where every level's cells come from, see `cells`, and the mask."""
+        places, offset = [], None
         for warp, driving_map, source_map in zip(self.levels, driving_maps, source_maps):
             offset, mask = warp(driving_map, source_map, offset)
-            flows.append((offset, mask))
-        return flows
+            places.append((cells(offset), mask))
+        return places
 
     def forward(self, driving_maps: list[Tensor], source: TransferSource) -> list[Tensor]:
         """Aligned features, coarse first: one map for each appearance map of the source."""
-        flows = self.flows(driving_maps, source.keys)
-        aligned = [warp.proj(sample_at(values, cells(offset)) * mask.to(values.dtype))
-                   for warp, values, (offset, mask) in zip(self.levels, source.values, flows)]
+        places = self.places(driving_maps, source.keys)
+        aligned = [warp.proj(sample_at(values, place) * mask.to(values.dtype))
+                   for warp, values, (place, mask) in zip(self.levels, source.values, places)]
         if self.hints:
-            aligned = [x + hint(driving) for x, hint, driving in zip(aligned, self.hints, driving_maps)]
-        place = cells(flows[-1][0])
-        return aligned + [sample_at(level, place) for level in source.fine]
+            aligned = self.hints(aligned, driving_maps)
+        finest, _ = places[-1]
+        return aligned + [sample_at(level, finest) for level in source.fine]
 
 
 def cells(offset: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from ..models.layers import EqualConv2d, EqualLinear, ModulatedConv
 from ..models.motion import LandmarkMotionEncoder
 from ..models.renderer import MINI_RENDERER, Renderer, RendererConfig, SourceFeatures
 from ..models.transfer import TransferSource
-from ..models.warping import FlowTransfer, cells
+from ..models.warping import FlowTransfer
 from ..options import OptionParser, take_fields
 from ..weights import load_model
 from .data import HeadData, Views, degrade, recolour
@@ -182,7 +182,7 @@ class RendererTrainer:
         (B, 1, S, S) of eyes and mouth."""
         transfer, known = self.renderer.transfer, (driving, source, 0.1 + mask, 192)
         if isinstance(transfer, FlowTransfer):
-            return sum(flow_loss(cells(offset), *known) for offset, _ in transfer.flows(driving_maps, keys)) / len(keys)
+            return sum(flow_loss(place, *known) for place, _ in transfer.places(driving_maps, keys)) / len(keys)
         return sum(correspondence_loss(level, maps, key, *known)
                    for level, maps, key in zip(transfer.levels, driving_maps, keys)) / len(keys)
 
