@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
 import socket
 from collections.abc import Callable
 from contextlib import asynccontextmanager
@@ -148,17 +147,12 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service, told: Callable[[], None]):
         super().__init__(config)
         self._service, self._told, self._ready = service, told, False
-        self.stopped_by: int | None = None  # signal
 
     async def on_tick(self, counter: int) -> bool:
         if not self._ready and self._service.state == "ready":
             self._ready = True
             self._told()
         return self._service.failure is not None or await super().on_tick(counter)
-
-    def handle_exit(self, sig: int, frame) -> None:
-        self.stopped_by = sig
-        super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets=None) -> None:
         await self._service.stop()
@@ -178,18 +172,15 @@ def serve(
         )
     listening = listen(host, port)
     address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
-    server = make_server(make_app(service, key, origins), lambda: told(address))
     try:
-        server.run(sockets=[listening])
+        make_server(make_app(service, key, origins), lambda: told(address)).run(sockets=[listening])
     finally:
         listening.close()
     if service.failure is not None:
         raise service.failure
-    if server.stopped_by is not None:  # uvicorn sends it once more itself, to a loop that may be over by then
-        signal.raise_signal(server.stopped_by)
 
 
-def make_server(app: FastAPI, told: Callable[[], None] = lambda: None) -> _Server:
+def make_server(app: FastAPI, told: Callable[[], None] = lambda: None) -> uvicorn.Server:
     """told: called once when the application is ready."""
     config = uvicorn.Config(
         app,
