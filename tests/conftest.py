@@ -1,5 +1,6 @@
 """What many tests use: a tiny model with random weights on disk, and small inputs of every kind."""
 
+import signal
 import wave
 from pathlib import Path
 
@@ -103,3 +104,9 @@ def driving(tmp_path) -> Path:
     path = tmp_path / "driving.mp4"
     write_video(path, [np.roll(pixels(96, 96), 3 * k, axis=1) for k in range(25)], 25, (tone(1.0), 16_000))
     return path
+
+
+def listen_to_ctrl_c() -> None:
+    """For processes that tests start: a shell's background jobs ignore Ctrl-C, and so would what they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

@@ -16,7 +16,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from conftest import pixels, tone, write_wav
+from conftest import listen_to_ctrl_c, pixels, tone, write_wav
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -421,11 +421,6 @@ def test_bars_are_for_terminals_and_for_what_takes_long(monkeypatch):
         assert bool(sys.stderr.getvalue()) == expected
 
 
-def _listen_to_ctrl_c():
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-
-
 def start(*arguments) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-m", "imtalker", *map(str, arguments)],
@@ -433,8 +428,7 @@ def start(*arguments) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(Path(imtalker.__file__).parents[1]), "OMP_NUM_THREADS": "1"},
-        # a shell's background jobs ignore Ctrl-C, and so would what they start
-        preexec_fn=_listen_to_ctrl_c,
+        preexec_fn=listen_to_ctrl_c,
     )
 
 

@@ -11,7 +11,7 @@ import time
 
 import av
 import pytest
-from conftest import tone, write_wav
+from conftest import listen_to_ctrl_c, tone, write_wav
 from live_fake import FakeTalker, Running, Viewer, form, wait_until
 
 from imtalker import InputError
@@ -354,6 +354,7 @@ def test_signals_stop_it_cleanly(tiny_model, tmp_path, sent, status):
     process = subprocess.Popen(
         [sys.executable, "-m", "imtalker", "serve", "--port", "0", "--model", str(tiny_model), "--json"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(tmp_path)},
+        preexec_fn=listen_to_ctrl_c,
     )  # fmt: skip
     try:
         told = json.loads(process.stdout.readline())
