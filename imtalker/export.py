@@ -67,24 +67,28 @@ def graphs(model: Model) -> list[Graph]:
     pictures = torch.nn.functional.interpolate(pictures, size=(size, size), mode="bilinear")
     with torch.no_grad():
         source = renderer.encode_source(pictures[:1])
-    levels = len(source.transfer.keys)
+    levels, moved = len(source.transfer.keys), bool(config.renderer.eyes)
     parts = {"source_motion": source.motion, "identity": source.identity,
              **{f"key_{i}": x for i, x in enumerate(source.transfer.keys)},
              **{f"value_{i}": x for i, x in enumerate(source.transfer.values)},
-             **{f"fine_{i}": x for i, x in enumerate(source.transfer.fine)}}
+             **{f"fine_{i}": x for i, x in enumerate(source.transfer.fine)},
+             **({"eyes": source.transfer.eyes} if moved else {})}
 
     def encode_source(network: nn.Module, picture: Tensor) -> tuple[Tensor, ...]:
         made = network.encode_source(picture)
-        return made.motion, made.identity, *made.transfer.keys, *made.transfer.values, *made.transfer.fine
+        moving = (made.transfer.eyes,) if moved else ()
+        return made.motion, made.identity, *made.transfer.keys, *made.transfer.values, *made.transfer.fine, *moving
 
-    def render(network: nn.Module, motion: Tensor, identity: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
-        transfer = TransferSource(list(rest[:levels]), list(rest[levels:2 * levels]), list(rest[2 * levels:]))
-        return (network.render(SourceFeatures(motion[:1], identity, transfer), motion),)
+    def render(network: nn.Module, motion: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
+        own, identity, *rest = given if moved else (motion[:1], *given)  # nothing else asks for the source's motion
+        *rest, eyes = rest if moved else (*rest, None)
+        transfer = TransferSource(rest[:levels], rest[levels:2 * levels], rest[2 * levels:], eyes)
+        return (network.render(SourceFeatures(own, identity, transfer), motion),)
 
     def project(network: nn.Module, *raw: Tensor) -> tuple[Tensor, ...]:
         return tuple(network[name](x) for name, x in zip(CONDITIONS, raw))
 
-    wanted = {name: x for name, x in parts.items() if name != "source_motion"}
+    wanted = {name: x for name, x in parts.items() if moved or name != "source_motion"}
     motion = source.motion + 0.1 * torch.randn(2, motion_dim, generator=rng)
     g = config.generator
     tokens = g.context + g.window

@@ -28,7 +28,9 @@ def distance(ours: torch.Tensor, plain: torch.Tensor) -> float:
 @pytest.mark.parametrize("changes", [
     {},  # as published
     {"modulation": "affine", "adapter_residual": True, "motion_encoder": "landmarks"},
-    {"fine": "sample", "hints": True, "copy": True}], ids=["published", "affine, landmarks", "sample, copy, hints"])
+    {"fine": "sample", "hints": True, "copy": True},
+    {"fine": "sample", "motion_encoder": "landmarks", "eyes": 0.003, "copy": True}],  # latents are large
+    ids=["published", "affine, landmarks", "sample, copy, hints", "sample, eyes"])
 def test_plain_path_makes_the_same_frames(changes):
     torch.manual_seed(0)
     renderer = Renderer(replace(TINY, **changes)).eval().requires_grad_(False)

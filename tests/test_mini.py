@@ -10,6 +10,7 @@ import torch
 import imtalker
 from imtalker import IMTalker
 from imtalker.evaluate.mouth import SHUT, blinks_per_minute
+from imtalker.evaluate.observer import load_observer, observe
 from imtalker.face import default_reader
 from imtalker.face.reader import load_reader
 from imtalker.media import load_audio
@@ -50,6 +51,15 @@ def test_silence_keeps_it_shut(talker):
     source = talker.encode_source(ASSETS / "sample.png")
     dark, _ = seen(talker.animate(source, (np.zeros(3 * 16000, np.float32), 16000)))
     assert np.percentile(dark, 95) - np.percentile(dark, 5) < 0.15
+
+
+def test_eyes_look_where_they_are_asked_to(talker):
+    source, sound = talker.encode_source(ASSETS / "sample.png"), np.zeros(2 * 16000, np.float32)
+    asked = np.radians([[20, 0]] * 25 + [[-20, 0]] * 25).astype(np.float32)
+    frames = np.stack(list(talker.animate(source, (sound, 16000), gaze=asked)))
+    seen = observe(frames, default_reader(), load_observer())
+    left, right = (np.median(seen.gaze[part][seen.blink[part].mean(1) < 0.3, 0]) for part in (slice(25), slice(25, 50)))
+    assert left - right > np.radians(12)  # of 40; two before eyes were moved
 
 
 @pytest.mark.parametrize("windows", [(5,), (5, 5, 10, 15, 20, 25)])

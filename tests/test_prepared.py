@@ -15,7 +15,8 @@ from imtalker.models.prepared import prepare
 from imtalker.models.renderer import Renderer, RendererConfig
 from imtalker.weights import load_model
 
-OURS = {"fine": "sample", "copy": True, "hints": True, "modulation": "affine", "motion_encoder": "landmarks"}
+OURS = {"fine": "sample", "eyes": 0.3, "copy": True, "hints": True, "modulation": "affine",
+        "motion_encoder": "landmarks"}
 
 
 def trained(config: RendererConfig) -> Renderer:

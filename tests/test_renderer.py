@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from imtalker.models import transfer
+from imtalker.models.eyes import eyeballs, gaze_change, look
 from imtalker.models.layers import ModulatedConv, blur
+from imtalker.models.places import grid_of, sample_at
 from imtalker.models.renderer import MINI_RENDERER, Renderer, RendererConfig
 from imtalker.models.transfer import CrossAttention, MotionTransfer
 from imtalker.models.warping import FlowTransfer
@@ -26,6 +28,7 @@ def tiny(**changes) -> Renderer:
 
 
 @pytest.mark.parametrize("ours", [{}, {"fine": "sample"}, {"fine": "sample", "copy": True, "hints": True},
+                                  {"fine": "sample", "motion_encoder": "landmarks", "eyes": 0.3},
                                   {"modulation": "affine"}])
 def test_one_source_many_frames(ours):
     renderer, picture, driving = tiny(**ours), torch.rand(1, 3, 64, 64), torch.rand(3, 3, 64, 64)
@@ -101,10 +104,50 @@ def test_mean_fetches_the_most_attended_cell():
 def test_standing_still_samples_every_pixel_and_moving_moves_them():
     level, cells = torch.rand(1, 3, 32, 32), torch.arange(8.0)
     still = torch.stack(torch.meshgrid(cells, cells, indexing="xy"))[None]
-    torch.testing.assert_close(transfer.sample_at(level, still), level)
+    torch.testing.assert_close(sample_at(level, still), level)
     # Looks half a cell to the left
-    right = transfer.sample_at(level, still - torch.tensor([0.5, 0.0]).view(1, 2, 1, 1))
+    right = sample_at(level, still - torch.tensor([0.5, 0.0]).view(1, 2, 1, 1))
     torch.testing.assert_close(right[..., 2:], level[..., :-2])
+
+
+def face(x: float = 0.5, open: float = 0.03) -> torch.Tensor:
+    """Landmarks (1, 68, 2) with an eye of half width 0.05 around (x, 0.4), and the other one shut."""
+    landmarks = torch.zeros(1, 68, 2)
+    for first, middle, lid in ((36, x, open), (42, x + 0.2, 0.002)):
+        landmarks[0, first:first + 6] = torch.tensor([
+            [middle + 0.05 * u, 0.4 + lid * v] for u, v in ((-1, 0), (-.5, -1), (.5, -1), (1, 0), (.5, 1), (-.5, 1))])
+    return landmarks
+
+
+def test_an_open_eyes_pixels_move_with_the_gaze_and_nothing_else_does():
+    field, motion, own = eyeballs(face(), 128), torch.zeros(3, 32), torch.zeros(1, 32)
+    motion[1, 6], motion[2, 7] = 1.0, 1.0  # to the own left, which is the picture's right; down
+    change = gaze_change(motion, own, 0.3)
+    torch.testing.assert_close(change, torch.tensor([[0, 0], [0.2955, 0], [0, 0.2955]]), atol=1e-4, rtol=0)
+    picture = torch.rand(1, 3, 256, 256)
+    still = grid_of(torch.zeros(1, 2, 32, 32))[None].expand(3, -1, -1, -1)
+    moved = sample_at(picture, look(still, field, change))
+    torch.testing.assert_close(moved[:1], picture, atol=1e-4, rtol=0)
+    away = 0.05 * 0.2955 * 256  # pixels, of half the eye's width: 3.8
+    whole = moved[1, :, 98:106, 124:132], moved[2, :, 98:106, 124:132]
+    shifted = F.grid_sample(picture, torch.stack(torch.meshgrid(
+        *[(torch.arange(256.0) * 2 + 1) / 256 - 1] * 2, indexing="xy"), -1)[None] - torch.tensor([2 * away / 256, 0]),
+        align_corners=False)[0, :, 98:106, 124:132]
+    torch.testing.assert_close(whole[0], shifted, atol=0.02, rtol=0)
+    assert (whole[1] - picture[0, :, 98:106, 124:132]).abs().mean() > 0.1
+    far = (field[0, 0] == 0).repeat_interleave(2, 0).repeat_interleave(2, 1)
+    far = -F.max_pool2d(-far[None].float(), 5, 1, 2)[0] > 0  # a shut eye is far, too
+    assert far[102, 179] and (moved - picture)[..., far].abs().max() < 1e-4
+    with pytest.raises(ValueError, match="eyes"):
+        tiny(eyes=0.3)
+
+
+def test_a_turned_head_looks_along_its_own_axes():
+    own, motion = torch.zeros(1, 32), torch.zeros(1, 32)
+    own[0, 2] = motion[0, 2] = 0.5  # rolled: the own left side up
+    motion[0, 6] = 0.5  # to the own left
+    right, down = gaze_change(motion, own, 0.3)[0]
+    assert right > 0.1 and down < -0.01
 
 
 def test_an_explicit_flow_begins_by_standing_still_and_follows_what_it_says():
@@ -140,8 +183,7 @@ def test_trusted_pixels_are_the_sources_own():
     renderer.synthesis.to_rgb.weight.zero_()
     renderer.synthesis.to_rgb.bias.copy_(torch.tensor([0.0] * 12 + [100.0] * 4))  # the mask: trust everything
     source = renderer.encode_source(picture)
-    maps = renderer.motion_maps(source.motion, source.identity)
-    torch.testing.assert_close(renderer.render(source, source.motion), renderer.transfer(maps, source.transfer)[-1])
+    torch.testing.assert_close(renderer.render(source, source.motion), renderer.align(source, source.motion)[-1])
 
 
 def test_attention_with_its_match_in_pieces_is_the_same(monkeypatch):

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from PIL import Image
 
 from imtalker.errors import InputError
+from imtalker.models.places import grid_of
 from imtalker.models.renderer import Renderer, RendererConfig
 from imtalker.models.transfer import CrossAttention
-from imtalker.models.warping import cells
 from imtalker.train.data import HeadData, degrade, recolour, surface_code
 from imtalker.train.loop import Average
 from imtalker.train.losses import (
@@ -23,6 +23,7 @@ from imtalker.train.losses import (
     discriminator_loss,
     flow_loss,
     generator_loss,
+    nearest,
     parts_loss,
     perceptual_loss,
     pixel_loss,
@@ -103,6 +104,18 @@ def test_a_window_shows_what_the_whole_picture_shows_there(data):
     assert frames.shape == target.shape == (4, 3, 32, 32) and "anchor" not in losses
 
 
+def test_what_is_sharp_may_be_a_pixel_off_where_what_is_blurred_may_not():
+    target = torch.rand(1, 3, 32, 32)
+    off, blurred = target.roll(2, 3), F.avg_pool2d(target, 5, 1, 2)
+    dotted = ((torch.arange(32) + torch.arange(32)[:, None]) % 2.0).expand(1, 3, 32, 32)
+    inside = lambda x: nearest(x, target, 2)[..., 4:-4, 4:-4].mean().item()  # noqa: E731
+    assert inside(target) == inside(off) == 0 < 0.1 < min(inside(blurred), inside(dotted))
+    assert nearest(target.roll(3, 3), target, 2)[..., 4:-4, 4:-4].mean() > 0.05
+    mask = torch.ones(1, 1, 32, 32)
+    near, exact = (pixel_loss(off, target, mask, mask, reach)["openings"] for reach in (2, 0))
+    assert near < 0.1 * exact
+
+
 def test_a_part_that_is_wrong_counts_more_at_eyes_and_mouth():
     parts = torch.full((1, 64, 64), 1)
     right = 8 * F.one_hot(parts, len(PART_WEIGHTS)).permute(0, 3, 1, 2).float()
@@ -142,7 +155,8 @@ def test_a_flow_is_wanted_to_lead_to_the_true_place():
     moved[:, :, :16] = 1e6  # what came in there the source does not show
 
     def loss(x: float) -> float:
-        place = cells(torch.tensor([x, 0.0]).view(1, 2, 1, 1).expand(1, 2, 8, 8))
+        offset = torch.tensor([x, 0.0]).view(1, 2, 1, 1).expand(1, 2, 8, 8)
+        place = offset + grid_of(offset)
         return flow_loss(place, moved, code, torch.ones(1, 1, 64, 64), 64).item()
 
     assert loss(-2.0) + 0.05 < loss(-1.5) < loss(0.0) < loss(1.0)

@@ -238,9 +238,10 @@ class _Bench:
         yield "motion", seconds(lambda: list(talker.driving_motion(self.squares, no_crop(size, size))), batch)
         yield "motion_alone", network(lambda: renderer.encode_motion(self.frames[:1]))
 
+        gaze = self.inferred(lambda: renderer.gaze(features, self.latents))
         yield "align", network(lambda: renderer.align(features, self.latents), batch)
         yield "maps", network(lambda: renderer.motion_maps(self.latents, features.identity), batch)
-        yield "transfer", network(lambda: renderer.transfer(self.maps, features.transfer), batch)
+        yield "transfer", network(lambda: renderer.transfer(self.maps, features.transfer, gaze), batch)
         yield "pixels", seconds(self.convert, batch)
         yield "crop", seconds(lambda: source_crop(self.picture).apply(self.picture, size))
         yield "source", network(lambda: renderer.encode_source(self.square))
@@ -303,7 +304,8 @@ class _Bench:
         latents = self.latents[:few]
         source = self.inferred(lambda: renderer.encode_source(self.square))
         maps = self.inferred(lambda: renderer.motion_maps(latents, source.identity))
-        aligned = self.inferred(lambda: renderer.transfer(maps, source.transfer))
+        gaze = self.inferred(lambda: renderer.gaze(source, latents))
+        aligned = self.inferred(lambda: renderer.transfer(maps, source.transfer, gaze))
 
         def counted(call: Call, frames: int = few) -> Cost:
             return cost(lambda: self.inferred(call)).per(frames)
@@ -314,7 +316,7 @@ class _Bench:
             "sampling": counted(lambda: list(self.sample(self.networks.generator)), len(self.features)),
             "motion": counted(lambda: renderer.encode_motion(self.frames[:few])),
             "maps": counted(lambda: renderer.motion_maps(latents, source.identity)),
-            "transfer": counted(lambda: renderer.transfer(maps, source.transfer)),
+            "transfer": counted(lambda: renderer.transfer(maps, source.transfer, gaze)),
             "synthesis": counted(lambda: renderer.synthesis(aligned)),
             "plain_frame": cost(lambda: self.plain.frame(self.plain_source, latents[:1])),
             "plain_motion": cost(lambda: self.plain.encode_motion(self.frames[:1])),

@@ -27,6 +27,7 @@ class PlainSource(NamedTuple):
     appearance: list[Tensor]  # maps, coarse first
     identity: Tensor
     motion: Tensor  # (1, motion_dim)
+    eyes: Tensor | None  # (1, 1, S / 2, S / 2): how far its points move when the gaze changes, in sides
 
 
 class PlainRenderer:
@@ -46,20 +47,24 @@ class PlainRenderer:
             x = self.conv_block(f"appearance_encoder.blocks.{level}", x, self.config.encoder_residuals, "down")
             maps.append(x)
         identity = self.equal_mlp("appearance_encoder.identity", x.mean((2, 3)))
-        return PlainSource(picture, maps[::-1], identity, self.encode_motion(picture))
+        eyes = eye_field(self.landmarks(picture)[0], picture.shape[-1] // 2) if self.config.eyes else None
+        return PlainSource(picture, maps[::-1], identity, self.encode_motion(picture), eyes)
 
     @torch.inference_mode()
     def encode_motion(self, picture: Tensor) -> Tensor:
         """Motion latent (1, motion_dim) of a picture (1, 3, S, S)."""
-        return self.motion_of_landmarks(picture) if self.config.motion_encoder == "landmarks" else (
-            self.motion_of_pixels(picture))
+        if self.config.motion_encoder == "pixels":
+            return self.motion_of_pixels(picture)
+        landmarks, evidence = self.landmarks(picture)
+        return (self.mlp("motion_encoder.geometry", (4 * landmarks - 2).view(1, -1))
+                + self.mlp("motion_encoder.correction", evidence))
 
     @torch.inference_mode()
     def frame(self, source: PlainSource, motion: Tensor) -> Tensor:
         """The frame (1, 3, S, S) in [0, 1] of the source moved as `motion` (1, motion_dim) says."""
         source_maps = self.motion_maps(self.adapt(source.motion, source.identity))
         driving_maps = self.motion_maps(self.adapt(motion, source.identity))
-        return self.synthesise(self.transfer(driving_maps, source_maps, source))
+        return self.synthesise(self.transfer(driving_maps, source_maps, source, motion))
 
     # -------------------------------------------------------------------------------------------------------- layers
 
@@ -117,7 +122,8 @@ class PlainRenderer:
             x = self.fused_leaky_relu(f"{block}.bias2", y) + self.fused_leaky_relu(f"{block}.bias_skip", skip)
         return self.equal_mlp(f"{name}.head", self.conv(f"{name}.last", x, equalised=True).mean((2, 3)))
 
-    def motion_of_landmarks(self, picture: Tensor) -> Tensor:
+    def landmarks(self, picture: Tensor) -> tuple[Tensor, Tensor]:
+        """Landmarks (68, 2) in fractions of the side, and what else the reader sees."""
         name = "motion_encoder.reader"
 
         def conv(part: str, x: Tensor, stride: int = 1) -> Tensor:
@@ -150,9 +156,7 @@ class PlainRenderer:
         fine = torch.cat([maps[0], twice(maps[1])], 1)
         looks = [look("eye", fine, landmarks[RIGHT_EYE], 1.8), look("eye", fine, landmarks[LEFT_EYE], 1.8),
                  look("lips", fine, landmarks[MOUTH], 1.4)]
-        evidence = torch.cat([maps[3].mean((2, 3)), *looks], 1)
-        return (self.mlp("motion_encoder.geometry", (4 * landmarks - 2).view(1, -1))
-                + self.mlp("motion_encoder.correction", evidence))
+        return landmarks, torch.cat([maps[3].mean((2, 3)), *looks], 1)
 
     def mlp(self, name: str, x: Tensor) -> Tensor:
         """Linear layers numbered 0, 2, ..., ReLU between."""
@@ -197,7 +201,8 @@ class PlainRenderer:
 
     # ------------------------------------------------------------------------------------------------------ transfer
 
-    def transfer(self, driving_maps: list[Tensor], source_maps: list[Tensor], source: PlainSource) -> list[Tensor]:
+    def transfer(self, driving_maps: list[Tensor], source_maps: list[Tensor], source: PlainSource,
+                 motion: Tensor) -> list[Tensor]:
         """Aligned features, coarse first."""
         aligned = []
         for level, (driving, own, value) in enumerate(zip(driving_maps, source_maps, source.appearance)):
@@ -216,7 +221,21 @@ class PlainRenderer:
         if self.config.fine == "mean":
             return aligned + [cell_means(level, match, cells) for level in fine]
         place = mean_place(logits[0], match, cells)
+        if self.config.eyes:
+            place = self.look(place, source, motion)
         return aligned + [sample_at(level, place) for level in fine]
+
+    def look(self, place: Tensor, source: PlainSource, motion: Tensor) -> Tensor:
+        """Places (2, G, G) in cells, corrected for the gaze: (2, S / 2, S / 2) in half pixels' steps."""
+        points, times = source.eyes.shape[-1], source.eyes.shape[-1] // place.shape[-1]
+        offset = F.interpolate((place - grid(place.shape[-1], place.device))[None], scale_factor=times, mode="bilinear")
+        fine = offset[0] * times + grid(points, place.device)
+        ahead, own = (gaze_vector(*(x[0, 6:8] * self.config.eyes)) for x in (motion, source.motion))
+        change = ahead - own
+        change = (change + torch.linalg.cross(source.motion[0, :3] * self.config.eyes, change))[:2]  # nearly turned
+        change[1] *= -1  # downwards
+        moved = gather_bilinear(source.eyes, fine[0], fine[1])[0, 0]
+        return fine - points * moved * change[:, None, None]
 
     # ----------------------------------------------------------------------------------------------------- synthesis
 
@@ -316,6 +335,28 @@ def cell_means(level: Tensor, match: Tensor, cells: int) -> Tensor:
     return fetched.permute(2, 0, 3, 1, 4).reshape(level.shape)
 
 
+def eye_field(landmarks: Tensor, size: int) -> Tensor:
+    """(1, 1, size, size): half the width of an eye inside of it, falling to 0 around it and for eyes that are shut."""
+    x, y = torch.meshgrid(*[(torch.arange(size, device=landmarks.device) + 0.5) / size] * 2, indexing="xy")
+    field = torch.zeros_like(x)
+    for eye in (landmarks[RIGHT_EYE], landmarks[LEFT_EYE]):
+        (left, right), lids = eye[[0, 3]], eye[[1, 2, 4, 5]]
+        width = (right - left).norm() / 2
+        height = ((lids[0] - lids[3]).norm() + (lids[1] - lids[2]).norm()) / 4
+        middle = (left + right) / 4 + lids.mean(0) / 2
+        turn = (right - left) / (2 * width)  # cosine and sine
+        u = ((x - middle[0]) * turn[0] + (y - middle[1]) * turn[1]) / width
+        v = ((y - middle[1]) * turn[0] - (x - middle[0]) * turn[1]) / (2.2 * height)
+        inside = ((1.2 - torch.hypot(u, v)) / 0.4).clamp(0, 1)
+        field += inside * width * (10 * height / width - 1).clamp(0, 1)
+    return field[None, None]
+
+
+def gaze_vector(yaw: Tensor, pitch: Tensor) -> Tensor:
+    """x to the own left, y up, z ahead."""
+    return torch.stack([yaw.sin() * pitch.cos(), -pitch.sin(), yaw.cos() * pitch.cos()])
+
+
 def mean_place(logits: Tensor, match: Tensor, cells: int) -> Tensor:
     """(2, cells, cells) x and y, in cells: the mean place under the attention within two cells of the match.
 
@@ -327,12 +368,17 @@ def mean_place(logits: Tensor, match: Tensor, cells: int) -> Tensor:
     return torch.stack([weights @ x.float(), weights @ y.float()]).view(2, cells, cells)
 
 
+def grid(side: int, device: torch.device) -> Tensor:
+    """Every cell's own place, (2, side, side) x and y."""
+    own = torch.arange(side, device=device)
+    return torch.stack([own.expand(side, -1), own[:, None].expand(-1, side)])
+
+
 def sample_at(level: Tensor, place: Tensor) -> Tensor:
     """Pixels of `level` (1, C, R, R), each taken from as far away as `place` (2, cells, cells) is from its own cell."""
     cells, size = place.shape[-1], level.shape[-1]
-    own = torch.arange(cells, device=place.device)
-    offset = torch.stack([place[0] - own, place[1] - own[:, None]])
-    offset = F.interpolate(offset[None], size=(size, size), mode="bilinear")[0] * (size / cells)
+    offset = F.interpolate((place - grid(cells, place.device))[None], size=(size, size), mode="bilinear")[0]
+    offset = offset * (size / cells)
     own = torch.arange(size, device=place.device)
     return gather_bilinear(level, own + offset[0], own[:, None] + offset[1])
 

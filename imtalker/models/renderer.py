@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from .appearance import AppearanceEncoder
+from .eyes import eyeballs, gaze_change
 from .motion import IdentityAdapter, LandmarkMotionEncoder, MotionDecoder, MotionEncoder
 from .synthesis import SynthesisNetwork
 from .transfer import MotionTransfer, TransferSource
@@ -34,6 +35,7 @@ class RendererConfig:
     attention_levels: int = 4  # levels that attend, or have a flow of their own; finer ones are resampled
     heads: int = 8
     fine: str = "mean"  # how finer levels follow: "mean" of a cell as published, or "sample"
+    eyes: float = 0.0  # radians of gaze to a unit of an anchored latent, by which eyeballs move; 0: as attention says
     hints: bool = False  # tell synthesis the driving maps too
     copy: bool = False  # fetch the source's pixels too, and keep those that fit
     synthesis_residuals: tuple[tuple[int, int], ...] = ((2, 2),) * 5
@@ -51,6 +53,8 @@ class RendererConfig:
             raise ValueError(f"fine {self.fine!r}, expected 'mean' or 'sample'")
         if self.transfer not in ("attention", "flow") or (self.transfer == "flow" and self.fine == "mean"):
             raise ValueError(f"transfer {self.transfer!r}, expected 'attention', or 'flow' with fine='sample'")
+        if self.eyes and (self.motion_encoder, self.fine, self.transfer) != ("landmarks", "sample", "attention"):
+            raise ValueError("eyes needs motion_encoder='landmarks' and attention with fine='sample'")
         object.__setattr__(self, "synthesis_residuals", tuple(tuple(pair) for pair in self.synthesis_residuals))
 
     @property
@@ -63,7 +67,7 @@ MINI_RENDERER = RendererConfig(
     size=256, stem=16, widths=(96, 96, 48, 32, 16), encoder_residuals=1, identity_dim=128,
     motion_encoder="landmarks", adapter_hidden=128,
     adapter_residual=True, const_channels=32,
-    map_convs=2, modulation="affine", attention_levels=3, heads=2, fine="sample", hints=True, copy=True,
+    map_convs=2, modulation="affine", attention_levels=3, heads=2, fine="sample", eyes=0.3, hints=True, copy=True,
     synthesis_residuals=((0, 1), (0, 1), (0, 1), (0, 1)), synthesis_attention=("global", "none", "none", "none"))
 
 
@@ -105,15 +109,24 @@ class Renderer(nn.Module):
     def encode_source(self, picture: Tensor, motion: Tensor | None = None) -> SourceFeatures:
         """Source side of everything, from pictures (B, 3, S, S). `motion` (B, motion_dim) replaces their own latent."""
         appearance, identity = self.appearance_encoder(picture)
-        if motion is None:
-            motion = self.encode_motion(picture)
+        eyes = None
+        if self.config.eyes:
+            read, landmarks = self.motion_encoder.observe(picture)
+            eyes = eyeballs(landmarks.detach().float(), self.config.size // 2)
+        elif motion is None:
+            read = self.encode_motion(picture)
+        motion = read if motion is None else motion
         maps = self.motion_maps(motion, identity)
         levels = [*appearance, picture] if self.config.copy else appearance
-        return SourceFeatures(motion, identity, self.transfer.encode_source(maps, levels))
+        return SourceFeatures(motion, identity, self.transfer.encode_source(maps, levels, eyes))
 
     def align(self, source: SourceFeatures, motion: Tensor) -> list[Tensor]:
         """The source's features moved as the latents `motion` (B, motion_dim) say: what `synthesis` makes frames of."""
-        return self.transfer(self.motion_maps(motion, source.identity), source.transfer)
+        return self.transfer(self.motion_maps(motion, source.identity), source.transfer, self.gaze(source, motion))
+
+    def gaze(self, source: SourceFeatures, motion: Tensor) -> Tensor | None:
+        """How far the latents `motion` (B, motion_dim) look away from where the source does, for `transfer`."""
+        return gaze_change(motion, source.motion, self.config.eyes) if self.config.eyes else None
 
     def render(self, source: SourceFeatures, motion: Tensor) -> Tensor:
         """Frames (B, 3, S, S) in [0, 1] of the source moved as the latents `motion` (B, motion_dim) say."""

@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-REACH = 2  # cells around the best match that refine its place
+from .eyes import look
+from .places import place, sample_at
+
 # Attention weights built at once where the arg-max is needed: on a CPU what its caches hold, 4 MB in float32
 MAX_WEIGHTS = {"cpu": 1 << 20, "cuda": 1 << 25}
 
@@ -32,6 +34,7 @@ class TransferSource:
     keys: list[Tensor]
     values: list[Tensor]
     fine: list[Tensor]
+    eyes: Tensor | None = None  # see `eyes.eyeballs`
 
 
 class CrossAttention(nn.Module):
@@ -125,23 +128,6 @@ def greatest(x: Tensor) -> Tensor:
     return part.squeeze(-1) * width + inside
 
 
-def place(logits: Tensor, match: Tensor, width: int) -> Tensor:
-    """Where in the source every row looks, finer than a cell: (B, R, 2) x and y, in cells of a map of that width.
-
-    logits: of the attention (B, h, R, N). match: (B, R), the best cell. The place is the mean one under the attention
-    weights of the cells around the best match. Differentiable in the logits.
-    """
-    height = logits.shape[-1] // width
-    reach = torch.arange(-REACH, REACH + 1, device=match.device)
-    y = (match // width)[..., None] + reach.repeat_interleave(len(reach))  # (B, R, K)
-    x = (match % width)[..., None] + reach.repeat(len(reach))
-    inside = (0 <= y) & (y < height) & (0 <= x) & (x < width)
-    cells = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
-    near = logits.gather(-1, cells[:, None].expand(-1, logits.shape[1], -1, -1))  # (B, h, R, K)
-    weights = near.masked_fill(~inside[:, None], -torch.inf).softmax(-1).mean(1)  # (B, R, K)
-    return torch.stack([(weights * x).sum(-1), (weights * y).sum(-1)], -1)
-
-
 class Hints(nn.ModuleList):
     """Tells synthesis the driving maps, added to what is aligned with them; begins by telling nothing."""
 
@@ -172,7 +158,8 @@ class MotionTransfer(nn.Module):
         self.levels = nn.ModuleList(CrossAttention(width, heads) for width in widths)
         self.fine = fine
 
-    def encode_source(self, source_maps: list[Tensor], appearance: list[Tensor]) -> TransferSource:
+    def encode_source(self, source_maps: list[Tensor], appearance: list[Tensor],
+                      eyes: Tensor | None = None) -> TransferSource:
         """Motion maps of the source and its appearance maps, both coarse first; the picture itself may be the last."""
         fine = appearance[len(self.levels):]
         if self.fine == "mean":
@@ -180,14 +167,15 @@ class MotionTransfer(nn.Module):
             fine = [tokens(F.avg_pool2d(level, level.shape[-1] // cells)) for level in fine]
         # contiguous: they are read for every frame
         return TransferSource([x.contiguous() for x in self.source_keys(source_maps)],
-                              [block.values(x).contiguous() for block, x in zip(self.levels, appearance)], fine)
+                              [block.values(x).contiguous() for block, x in zip(self.levels, appearance)], fine, eyes)
 
     def source_keys(self, source_maps: list[Tensor]) -> list[Tensor]:
         """Of every attention level, (B, h, N, d)."""
         return [block.keys(x) for block, x in zip(self.levels, source_maps)]
 
-    def forward(self, driving_maps: list[Tensor], source: TransferSource) -> list[Tensor]:
-        """Aligned features, coarse first: one map for each appearance map of the source."""
+    def forward(self, driving_maps: list[Tensor], source: TransferSource, gaze: Tensor | None = None) -> list[Tensor]:
+        """Aligned features, coarse first: one map for each appearance map of the source. With `gaze`, see
+        `eyes.gaze_change`, finer levels also look that far away."""
         *coarse, (finest, driving_map, keys, values) = zip(self.levels, driving_maps, source.keys, source.values)
         aligned = [block(*inputs) for block, *inputs in coarse]
         attended, looks = finest.forward_and_match(driving_map, keys, values, placed=self.fine == "sample")
@@ -197,6 +185,8 @@ class MotionTransfer(nn.Module):
         if self.fine == "mean":
             return aligned + [fetch_means(rows, looks, driving_map.shape[-1], 2 ** (level + 1))
                               for level, rows in enumerate(source.fine)]
+        if gaze is not None:
+            looks = look(looks, source.eyes, gaze)
         return aligned + [sample_at(level, looks) for level in source.fine]
 
 
@@ -207,18 +197,3 @@ def fetch_means(rows: Tensor, match: Tensor, cells: int, ratio: int) -> Tensor:
     fetched = rows.gather(1, match[..., None].expand(-1, -1, rows.shape[-1])).view(batch, cells, 1, cells, 1, -1)
     fetched = fetched.expand(-1, -1, ratio, -1, ratio, -1)
     return fetched.reshape(batch, cells * ratio, cells * ratio, -1).permute(0, 3, 1, 2)
-
-
-def sample_at(level: Tensor, place: Tensor) -> Tensor:
-    """Pixels of `level` (B or 1, C, R, R) at `place` (B, 2, G, G), x and y in cells of a G x G grid: (B, C, R, R).
-
-    What is interpolated between cells is how far to look, so that standing still copies every pixel exactly.
-    """
-    cells, size = place.shape[-1], level.shape[-1]
-    own = lambda n: torch.arange(n, device=place.device, dtype=place.dtype)  # noqa: E731
-    here = torch.stack(torch.meshgrid(own(cells), own(cells), indexing="xy"))
-    offset = F.interpolate(place - here, size=(size, size), mode="bilinear") * (2 / cells)  # of the range -1 to 1
-    centre = (own(size) * 2 + 1) / size - 1
-    grid = torch.stack(torch.meshgrid(centre, centre, indexing="xy")) + offset
-    grid = grid.permute(0, 2, 3, 1).to(level.dtype)
-    return F.grid_sample(level.expand(place.shape[0], -1, -1, -1), grid, padding_mode="border", align_corners=False)

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .transfer import Hints, TransferSource, sample_at
+from .places import grid_of, sample_at
+from .transfer import Hints, TransferSource
 
 VISIBLE = 2.0  # logit of the mask to begin with
 
@@ -46,7 +47,7 @@ class FlowTransfer(nn.Module):
         self.hints = Hints(widths) if hints else None
         self.levels = nn.ModuleList(Warp(width) for width in widths)
 
-    def encode_source(self, source_maps: list[Tensor], appearance: list[Tensor]) -> TransferSource:
+    def encode_source(self, source_maps: list[Tensor], appearance: list[Tensor], eyes: None = None) -> TransferSource:
         """Keys are the source's motion maps, values its appearance maps, (B, C, G, G) each."""
         count = len(self.levels)
         return TransferSource(self.source_keys(source_maps), appearance[:count], appearance[count:])
@@ -55,14 +56,14 @@ class FlowTransfer(nn.Module):
         return source_maps
 
     def places(self, driving_maps: list[Tensor], source_maps: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """Coarse first, where every level's cells come from, see `cells`, and the mask."""
+        """Coarse first, where every level's cells come from, (B, 2, G, G) x and y in cells, and the mask."""
         places, offset = [], None
         for warp, driving_map, source_map in zip(self.levels, driving_maps, source_maps):
             offset, mask = warp(driving_map, source_map, offset)
-            places.append((cells(offset), mask))
+            places.append((offset + grid_of(offset), mask))
         return places
 
-    def forward(self, driving_maps: list[Tensor], source: TransferSource) -> list[Tensor]:
+    def forward(self, driving_maps: list[Tensor], source: TransferSource, gaze: None = None) -> list[Tensor]:
         """Aligned features, coarse first: one map for each appearance map of the source."""
         places = self.places(driving_maps, source.keys)
         aligned = [warp.proj(sample_at(values, place) * mask.to(values.dtype))
@@ -71,9 +72,3 @@ class FlowTransfer(nn.Module):
             aligned = self.hints(aligned, driving_maps)
         finest, _ = places[-1]
         return aligned + [sample_at(level, finest) for level in source.fine]
-
-
-def cells(offset: Tensor) -> Tensor:
-    """Places (B, 2, G, G), x and y in cells, of offsets from each cell."""
-    own = torch.arange(offset.shape[-1], device=offset.device, dtype=offset.dtype)
-    return offset + torch.stack(torch.meshgrid(own, own, indexing="xy"))

@@ -64,6 +64,7 @@ class RendererTraining:
     pixel: float = 1.0
     region: float = 2.0
     openings: float = 1.0  # of eyes and mouth
+    reach: int = 0  # pixels that what is shown in openings may be off: what is sharp may, what is blurred may not
     painted: float = 0.5  # of what is painted, before the source's pixels join it
     features: float = 0.3
     features_region: float = 0.3
@@ -83,7 +84,8 @@ def repeat(source: SourceFeatures, times: int) -> SourceFeatures:
     each = lambda tensors: [t.repeat_interleave(times, 0) for t in tensors]  # noqa: E731
     transfer = source.transfer
     return SourceFeatures(*each((source.motion, source.identity)),
-                          TransferSource(each(transfer.keys), each(transfer.values), each(transfer.fine)))
+                          TransferSource(each(transfer.keys), each(transfer.values), each(transfer.fine),
+                                         None if transfer.eyes is None else transfer.eyes.repeat_interleave(times, 0)))
 
 
 def adam(network: nn.Module, options: RendererTraining, betas: tuple[float, float]) -> torch.optim.Adam:
@@ -188,7 +190,7 @@ class RendererTrainer:
 
     def noisy(self, latent: Tensor) -> Tensor:
         """True latents as uncertain as those that are read or made."""
-        return latent + 0.05 * torch.randn(latent.shape, generator=self.rng, device=latent.device)
+        return latent + 0.02 * torch.randn(latent.shape, generator=self.rng, device=latent.device)
 
     def geometry(self, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of the second phase, from latents, surfaces and parts alone."""
@@ -230,7 +232,7 @@ class RendererTrainer:
             "parts": o.parts * parts_loss(self.parts(maps[-1]), driving.parts, region_mask(driving.landmarks, 64)),
             "adapter": o.adapter * adapter_loss(motion, adapted.float(), other.float())}
 
-        aligned, first = model.transfer(maps, features.transfer), 0
+        aligned, first = model.transfer(maps, features.transfer, model.gaze(features, motion)), 0
         if self.dice.random() < o.window:
             first = model.config.attention_levels - 1
             aligned = [model.synthesis.stages(aligned[:first + 1]), *aligned[first + 1:]]
@@ -239,7 +241,7 @@ class RendererTrainer:
         painted, trust = model.synthesis.paint(aligned, first)
         frames = model.synthesis.blend(painted, trust, aligned).float()
         weights = {"pixel": o.pixel, "region": o.region, "openings": o.openings}
-        losses |= {k: weights[k] * v for k, v in pixel_loss(frames, target, mask, openings).items()}
+        losses |= {k: weights[k] * v for k, v in pixel_loss(frames, target, mask, openings, o.reach).items()}
         if trust is not None:  # what is painted must be right where it is not shown, too: else it would never learn
             losses["painted"] = o.painted * sum(
                 weights[k] * v for k, v in pixel_loss(painted.float(), target, mask, openings).items())

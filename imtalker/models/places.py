@@ -1,0 +1,48 @@
+"""Where in the source the target's cells look: read off attention finer than a cell, and fetched.
+
+Shapes: a place is x and y, in cells of the map that it is told for; B frames, G x G cells.
+"""
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+REACH = 2  # cells around the best match that refine its place
+
+
+def place(logits: Tensor, match: Tensor, width: int) -> Tensor:
+    """Where in the source every row looks, finer than a cell: (B, R, 2) x and y, in cells of a map of that width.
+
+    logits: of the attention (B, h, R, N). match: (B, R), the best cell. The place is the mean one under the attention
+    weights of the cells around the best match. Differentiable in the logits.
+    """
+    height = logits.shape[-1] // width
+    reach = torch.arange(-REACH, REACH + 1, device=match.device)
+    y = (match // width)[..., None] + reach.repeat_interleave(len(reach))  # (B, R, K)
+    x = (match % width)[..., None] + reach.repeat(len(reach))
+    inside = (0 <= y) & (y < height) & (0 <= x) & (x < width)
+    cells = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
+    near = logits.gather(-1, cells[:, None].expand(-1, logits.shape[1], -1, -1))  # (B, h, R, K)
+    weights = near.masked_fill(~inside[:, None], -torch.inf).softmax(-1).mean(1)  # (B, R, K)
+    return torch.stack([(weights * x).sum(-1), (weights * y).sum(-1)], -1)
+
+
+def grid_of(place: Tensor) -> Tensor:
+    """Every cell's own place (2, G, G), x and y, of a map of places (B, 2, G, G)."""
+    own = torch.arange(place.shape[-1], device=place.device, dtype=place.dtype)
+    return torch.stack(torch.meshgrid(own, own, indexing="xy"))
+
+
+def sample_at(level: Tensor, place: Tensor) -> Tensor:
+    """Pixels of `level` (B or 1, C, R, R) at `place` (B, 2, G, G), x and y in cells of a G x G grid: (B, C, R, R).
+
+    What is interpolated between cells is how far to look, so that standing still copies every pixel exactly.
+    """
+    cells, size = place.shape[-1], level.shape[-1]
+    offset = F.interpolate(place - grid_of(place), size=(size, size), mode="bilinear")
+    offset = offset * (2 / cells)  # of the range -1 to 1
+    centre = (torch.arange(size, device=place.device, dtype=place.dtype) * 2 + 1) / size - 1
+    grid = torch.stack(torch.meshgrid(centre, centre, indexing="xy")) + offset
+    grid = grid.permute(0, 2, 3, 1).to(level.dtype)
+    return F.grid_sample(level.expand(place.shape[0], -1, -1, -1), grid, padding_mode="border", align_corners=False)
