@@ -373,8 +373,10 @@ def join_sources(sources: Sequence[Source]) -> Source:
 
 
 def _join(parts: list):
-    """Tensors joined in their first dimension, through dataclasses and lists."""
+    """Tensors joined in their first dimension, through dataclasses and lists; None, which all lack, stays."""
     first = parts[0]
+    if first is None:
+        return None
     if isinstance(first, Tensor):
         return torch.cat(parts)
     if isinstance(first, (list, tuple)):

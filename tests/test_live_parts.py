@@ -300,10 +300,12 @@ def test_a_face_that_fails_leaves_the_others_alone():
         one.take_until(lambda: len(one.pictures) > 25)
 
 
-def test_drawing_together_is_drawing_alone(tiny_model):
+@pytest.mark.parametrize("model", ["tiny_model", "mini"])
+def test_drawing_together_is_drawing_alone(model, request):
     from imtalker import IMTalker
 
-    talker = IMTalker.from_pretrained(tiny_model, device="cpu")
+    talker = IMTalker.from_pretrained(request.getfixturevalue(model) if model != "mini" else model, device="cpu",
+                                      precision="float32")
     rng = np.random.default_rng(0)
     sources = [talker.encode_source(rng.integers(0, 256, (64, 64, 3), np.uint8), crop=False) for _ in range(2)]
     portions = [source.features.motion + 0.1 * torch.randn(n, 32) for n, source in enumerate(sources, 2)]
