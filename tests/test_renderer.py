@@ -183,7 +183,8 @@ def test_trusted_pixels_are_the_sources_own():
     renderer.synthesis.to_rgb.weight.zero_()
     renderer.synthesis.to_rgb.bias.copy_(torch.tensor([0.0] * 12 + [100.0] * 4))  # the mask: trust everything
     source = renderer.encode_source(picture)
-    torch.testing.assert_close(renderer.render(source, source.motion), renderer.align(source, source.motion)[-1])
+    maps = renderer.motion_maps(source.motion, source.identity)
+    torch.testing.assert_close(renderer.render(source, source.motion), renderer.transfer(maps, source.transfer)[-1])
 
 
 def test_attention_with_its_match_in_pieces_is_the_same(monkeypatch):

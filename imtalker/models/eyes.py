@@ -14,6 +14,7 @@ from .places import grid_of
 from .reader import EYES
 
 RIM, SOFT = 1.2, 0.4  # of the eye's half axes: where nothing moves any more, and how far inside of it everything does
+POSE, GAZE = slice(0, 3), slice(6, 8)  # of an anchored latent, as `synth.motion` makes it
 LIDS = 2.2  # half heights that move as one: the rims of the lids go along
 SHUT = 0.1  # half height over half width of an eye that shows no eyeball
 
@@ -40,9 +41,9 @@ def eyeballs(landmarks: Tensor, size: int) -> Tensor:
 
 def gaze_change(motion: Tensor, own: Tensor, unit: float) -> Tensor:
     """How the direction of gaze differs from the source's, (B, 2) to the picture's right and downwards, for a head
-    posed as the source's. Anchored latents (B, D) and (B or 1, D): 0 to 2 pose, 6 and 7 gaze, in `unit` radians."""
-    x, y, z = (direction(motion[:, 6:8] * unit) - direction(own[:, 6:8] * unit)).unbind(1)
-    pitch, yaw, roll = (own[:, :3] * unit).unbind(1)
+    posed as the source's. Anchored latents (B, D) and (B or 1, D), in which pose and gaze are in `unit` radians."""
+    x, y, z = (direction(motion[:, GAZE] * unit) - direction(own[:, GAZE] * unit)).unbind(1)
+    pitch, yaw, roll = (own[:, POSE] * unit).unbind(1)
     return torch.stack([x + yaw * z - roll * y, pitch * z - roll * x - y], 1)  # turned, to the first order
 
 

@@ -189,7 +189,7 @@ class RendererTrainer:
                    for level, maps, key in zip(transfer.levels, driving_maps, keys)) / len(keys)
 
     def noisy(self, latent: Tensor) -> Tensor:
-        """True latents as uncertain as those that are read or made."""
+        """True latents, a little less certain than that; those that are read are less so by far."""
         return latent + 0.02 * torch.randn(latent.shape, generator=self.rng, device=latent.device)
 
     def geometry(self, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
