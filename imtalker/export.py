@@ -20,9 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .bundled import ASSETS
 from .errors import InputError
+from .media import load_picture
 from .models.generator import CONDITIONS
 from .models.renderer import SourceFeatures
 from .models.transfer import TransferSource
@@ -63,8 +66,8 @@ def graphs(model: Model) -> list[Graph]:
     config, rng = model.config, torch.Generator().manual_seed(0)
     renderer, generator = model.renderer, model.generator
     size, motion_dim = config.size, config.renderer.motion_dim
-    pictures = torch.rand(2, 3, size // 16, size // 16, generator=rng)  # smooth, as pictures are
-    pictures = torch.nn.functional.interpolate(pictures, size=(size, size), mode="bilinear")
+    face = torch.from_numpy(load_picture(ASSETS / "sample.png")).permute(2, 0, 1)[None] / 255
+    pictures = F.interpolate(torch.cat([face, face.flip(3)]), size=(size, size), mode="bilinear", antialias=True)
     with torch.no_grad():
         source = renderer.encode_source(pictures[:1])
     levels, moved = len(source.transfer.keys), bool(config.renderer.eyes)
