@@ -412,6 +412,7 @@ def _add_making(command: OptionParser):
         default=True,
         help="find the face and cut it out; --no-crop takes the centred square as it is",
     )
+    command.add_argument("--whole", action="store_true", help="the whole picture, with the face moving in its place")
     command.add_argument(
         "--fps", type=options.RATE, default=25.0, metavar="F", help="frames per second of the video (default: 25)"
     )

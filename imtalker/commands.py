@@ -69,7 +69,7 @@ def _make(args, picture: Path, driving: Path, **how):
     """Animate or reenact, as the command is called: write the clip with a progress bar, then say what was made."""
     output = _output(args.output, picture, driving)
     talker = _talker(args)
-    source = talker.encode_source(picture, face=args.face, crop=args.crop)
+    source = talker.encode_source(picture, face=args.face, crop=args.crop, whole=args.whole)
     clip = getattr(talker, args.command)(source, driving, fps=args.fps, **how)
     start = time.perf_counter()
     with _bar(len(clip), "frames", args.quiet) as bar:

@@ -12,10 +12,11 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -44,11 +45,12 @@ from .memory import give_back_freed_memory, keep_freed_memory
 from .models.audio import MelEncoder
 from .models.generator import extend
 from .models.prepared import prepare
-from .models.renderer import SourceFeatures
+from .models.renderer import SourceFeatures, map_tensors
 from .stream import MotionStream
 from .workers import Workers
 
 AUDIO_BLOCK = 2 * SAMPLE_RATE  # samples read at once
+WHOLE_SIDE = 1920  # pixels; what is shown whole and is larger is made smaller
 # Pixels rendered at once: more gains nothing, takes memory, and the first frame comes later
 BATCH_PIXELS = {"cpu": 4 * 256**2, "cuda": 32 * 512**2}
 
@@ -60,11 +62,12 @@ class Source:
     features: SourceFeatures
     crop: Crop  # where in the picture the frames come from
     picture: np.ndarray  # that part, uint8 (S, S, 3) RGB
+    whole: np.ndarray | None = None  # uint8 (H, W, 3) RGB, if frames are the whole picture, in which the face moves
 
     @property
     def size(self) -> tuple[int, int]:
         """(width, height) of the frames made from it, pixels."""
-        height, width = self.picture.shape[:2]
+        height, width = (self.picture if self.whole is None else self.whole).shape[:2]
         return width, height
 
 
@@ -110,20 +113,27 @@ class IMTalker:
 
     # -------------------------------------------------------------------------------------------------------- source
 
-    def encode_source(self, picture: PictureSource, face: int = 0, crop: bool = True) -> Source:
+    def encode_source(
+        self, picture: PictureSource, face: int = 0, crop: bool = True, whole: bool = False
+    ) -> Source:
         """Encode the face of a picture.
 
         picture: a file, its bytes, a PIL image, or uint8 (H, W, 3) RGB. face: which one, 0 is the largest. crop: find
-        the face and cut it out; otherwise the centred square is taken as it is. Raises InputError without such a face.
+        the face and cut it out; otherwise the centred square is taken as it is. whole: frames are the whole picture, at
+        most WHOLE_SIDE pixels wide and high, with the face in its place; otherwise the square alone, at the model's
+        size. Raises InputError without such a face.
         """
         pixels = load_picture(picture)
+        if whole and (scale := WHOLE_SIDE / max(pixels.shape[:2])) < 1:
+            height, width = (max(1, round(scale * side)) for side in pixels.shape[:2])
+            pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
         name = f"{os.fspath(picture)!r}" if isinstance(picture, (str, os.PathLike)) else "the picture"
         where = source_crop(pixels, face, name) if crop else no_crop(*pixels.shape[:2])
         square = where.apply(pixels, self.renderer.config.size)
         with torch.inference_mode(), self._autocast():
             features = self.renderer.encode_source(self._tensor(square[None]))
         give_back_freed_memory()  # a picture needs more than frames do
-        return Source(features, where, square)
+        return Source(features, where, square, pixels if whole else None)
 
     # -------------------------------------------------------------------------------------------------------- driving
 
@@ -268,7 +278,7 @@ class IMTalker:
     # ------------------------------------------------------------------------------------------------------ rendering
 
     def render(self, source: Source, motion: Iterable[Tensor]) -> Iterator[np.ndarray]:
-        """Frames, uint8 (S, S, 3) RGB, one for each row of the portions of motion latents (n, 32)."""
+        """Frames, uint8 (height, width, 3) RGB, one for each row of the portions of motion latents (n, 32)."""
         own = len(source.features.motion) > 1  # one row of features for each of the portion's
 
         def draw(latents: Tensor) -> np.ndarray:
@@ -283,7 +293,7 @@ class IMTalker:
 
         pieces = (piece for portion in motion for piece in split(portion.to(self.device)))
         for frames in self.workers.map(draw, pieces):
-            yield from frames
+            yield from frames if source.whole is None else (source.crop.paste(x, source.whole) for x in frames)
 
     def render_together(self, faces: Sequence[tuple[Source, Tensor]]) -> list[list[np.ndarray]]:
         """Frames, uint8 (S, S, 3) RGB, of several sources, drawn at once: for each of them its latents (n, 32)."""
@@ -369,20 +379,8 @@ class Clip:
 
 def join_sources(sources: Sequence[Source]) -> Source:
     """Several sources as one whose features have a row for each, to render one frame of each at once."""
-    return Source(_join([source.features for source in sources]), sources[0].crop, sources[0].picture)
-
-
-def _join(parts: list):
-    """Tensors joined in their first dimension, through dataclasses and lists; None, which all lack, stays."""
-    first = parts[0]
-    if first is None:
-        return None
-    if isinstance(first, Tensor):
-        return torch.cat(parts)
-    if isinstance(first, (list, tuple)):
-        return type(first)(_join(list(each)) for each in zip(*parts))
-    names = [field.name for field in fields(first)]
-    return replace(first, **{name: _join([getattr(part, name) for part in parts]) for name in names})
+    joined = map_tensors(lambda *rows: torch.cat(rows), *(source.features for source in sources))
+    return Source(joined, sources[0].crop, sources[0].picture)
 
 
 def retimed_count(frames: int, fps: Fraction) -> int:

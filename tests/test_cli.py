@@ -102,7 +102,9 @@ def test_reenact(tiny_model, capsys, picture, driving):
     assert main(["reenact", str(picture), str(driving), "-o", "copy.mp4", *options]) == 0
     assert json.loads(capsys.readouterr().out)["frames"] == 25
     assert abs(len(load_audio("copy.mp4")) / 640 - 25) <= 1
-    assert main(["reenact", str(picture), str(driving), "-o", "copy.mp4", "--relative", *options]) == 0
+    assert main(["reenact", str(picture), str(driving), "-o", "copy.mp4", "--relative", "--whole", *options]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert (made["width"], made["height"]) == VideoReader("copy.mp4").size == (80, 96)
 
 
 def test_same_seed_same_file(animate, picture, speech):

@@ -45,6 +45,18 @@ def test_a_source_is_frozen(source):
         source.features = None
 
 
+def test_the_whole_picture_with_the_face_in_its_place(talker, source, speech):
+    whole = talker.encode_source(pixels(), crop=False, whole=True)
+    clip = talker.animate(whole, speech)
+    frames, squares = frames_of(clip), frames_of(talker.animate(source, speech))
+    assert clip.size == whole.size == (80, 96) and frames.shape == (33, 96, 80, 3)
+    assert (frames[:, :8] == pixels()[:8]).all() and (frames[:, 88:] == pixels()[88:]).all()
+    for k in (0, 32):
+        np.testing.assert_array_equal(frames[k], source.crop.paste(squares[k], pixels()))
+    large = talker.encode_source(np.zeros((1000, 4000, 3), np.uint8), crop=False, whole=True)
+    assert large.size == (1920, 480) and large.crop.side == 480
+
+
 def test_animate_makes_a_frame_for_every_begun_25th_of_a_second(talker, source, speech):
     clip = talker.animate(source, speech)
     assert len(clip) == 33 and clip.fps == 25 and clip.size == (64, 64) and clip.audio == speech

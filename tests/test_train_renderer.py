@@ -24,6 +24,7 @@ from imtalker.train.losses import (
     flow_loss,
     generator_loss,
     nearest,
+    openings_mask,
     parts_loss,
     perceptual_loss,
     pixel_loss,
@@ -112,8 +113,21 @@ def test_what_is_sharp_may_be_a_pixel_off_where_what_is_blurred_may_not():
     assert inside(target) == inside(off) == 0 < 0.1 < min(inside(blurred), inside(dotted))
     assert nearest(target.roll(3, 3), target, 2)[..., 4:-4, 4:-4].mean() > 0.05
     mask = torch.ones(1, 1, 32, 32)
-    near, exact = (pixel_loss(off, target, mask, mask, reach)["openings"] for reach in (2, 0))
-    assert near < 0.1 * exact
+    loss = lambda shown, reach: pixel_loss(off, target, mask, mask, shown, reach)["openings"].item()  # noqa: E731
+    assert loss(mask, 2) < 0.1 * loss(mask, 0)
+    assert loss(0 * mask, 2) == loss(mask, 0)  # a lid must be where it is
+
+
+def test_openings_are_where_eyes_would_be_and_what_they_show_is_no_skin():
+    landmarks, parts = torch.full((2, 68, 2), 0.5), torch.ones(2, 64, 64, dtype=torch.uint8)
+    for start, middle in ((36, 0.3), (42, 0.7)):
+        landmarks[:, start:start + 6] = torch.tensor([middle, 0.4])
+        landmarks[:, start, 0], landmarks[:, start + 3, 0] = middle - 0.1, middle + 0.1
+    parts[0, 24:28, 16:22] = 2  # one opens an eye
+    openings, shown = openings_mask(landmarks, parts, 64)
+    assert openings.shape == shown.shape == (2, 1, 64, 64)
+    assert openings[:, 0, 25, [19, 45]].eq(1).all() and openings[:, 0, 25, 32].eq(0).all()
+    assert shown[0, 0, 25, 19] == 1 and shown[0].sum() == 24 and not shown[1].any()
 
 
 def test_a_part_that_is_wrong_counts_more_at_eyes_and_mouth():

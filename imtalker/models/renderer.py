@@ -1,7 +1,8 @@
 """The renderer: a source picture and a motion latent per frame make frames (IMTalker, arXiv 2511.22167, section 3)."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 
 from torch import Tensor, nn
 
@@ -78,6 +79,20 @@ class SourceFeatures:
     motion: Tensor  # (B, motion_dim), the source's own motion latent
     identity: Tensor  # (B, identity_dim)
     transfer: TransferSource
+
+
+def map_tensors(function: Callable[..., Tensor], *parts):
+    """`function` of tensors that sit at the same place in each of `parts`: alike dataclasses, lists and tuples of
+    tensors, at any depth. None, which all lack, stays."""
+    first = parts[0]
+    if first is None:
+        return None
+    if isinstance(first, Tensor):
+        return function(*parts)
+    if isinstance(first, (list, tuple)):
+        return type(first)(map_tensors(function, *each) for each in zip(*parts, strict=True))
+    return replace(first, **{field.name: map_tensors(function, *(getattr(part, field.name) for part in parts))
+                             for field in fields(first)})
 
 
 class Renderer(nn.Module):

@@ -14,7 +14,7 @@ Features = Callable[[Tensor], list[Tensor]]  # pictures (B, 3, H, W) to maps (B,
 
 # background, skin, eyes, mouth, hair, brows and lashes, clothes, irises
 PART_WEIGHTS = (0.3, 0.5, 5, 5, 1, 2, 1, 10)
-MOUTH_PART = 3
+SHOWN = (2, 3, 7)  # parts that are seen in openings: eyeballs, the mouth's inside, irises
 
 
 def ellipses(centre: Tensor, radius: Tensor, size: int) -> Tensor:
@@ -32,12 +32,15 @@ def region_mask(landmarks: Tensor, size: int) -> Tensor:
     return ellipses((low + high) / 2, ((high - low) * 0.75).clamp_min(0.045), size)
 
 
-def openings_mask(landmarks: Tensor, parts: Tensor, size: int) -> Tensor:
-    """Where eyes are or would be if they were open, and the inside of the mouth: (B, 1, size, size), 0 to 1."""
+def openings_mask(landmarks: Tensor, parts: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Where eyes are or would be if they were open, and the inside of the mouth; and which of that is not skin: both
+    (B, 1, size, size), 0 to 1."""
     eyes = torch.stack([landmarks[:, first:last] for first, last in EYES], 1)
     width = (eyes[:, :, 0] - eyes[:, :, 3]).norm(dim=-1, keepdim=True)
     eyes = ellipses(eyes.mean(2), width * width.new_tensor([0.5, 0.25]), size)
-    return eyes.maximum(F.interpolate((parts == MOUTH_PART)[:, None].float(), size=(size, size), mode="bilinear"))
+    shown = torch.isin(parts, parts.new_tensor(SHOWN))[:, None].float()
+    shown = F.interpolate(shown, size=(size, size), mode="bilinear")
+    return eyes.maximum(shown), shown
 
 
 def nearest(frames: Tensor, target: Tensor, reach: int) -> Tensor:
@@ -51,14 +54,16 @@ def nearest(frames: Tensor, target: Tensor, reach: int) -> Tensor:
     return torch.stack([F.avg_pool2d(apart(y, x), 5, 1, 2) for y in shifts for x in shifts]).amin(0)
 
 
-def pixel_loss(frames: Tensor, target: Tensor, mask: Tensor, openings: Tensor, reach: int = 0) -> dict[str, Tensor]:
+def pixel_loss(frames: Tensor, target: Tensor, mask: Tensor, openings: Tensor, shown: Tensor | None = None,
+               reach: int = 0) -> dict[str, Tensor]:
     """Mean absolute difference over the picture, and over regions, each normalised by its area.
 
     Masks (B, 1, S, S): eyes and mouth, and their openings, few pixels that say most: without a loss of their own what
-    is around them would outvote them. In openings they may be `reach` off, see `nearest`.
+    is around them would outvote them. What is `shown` in openings may be `reach` off, see `nearest`; a lid may not, or
+    no eye would ever shut.
     """
     difference = (frames - target).abs().mean(1, keepdim=True)
-    inside = nearest(frames, target, reach) if reach else difference
+    inside = torch.lerp(difference, nearest(frames, target, reach), shown) if reach else difference
     over = lambda difference, region: (difference * region).sum() / region.sum().clamp_min(1)  # noqa: E731
     return {"pixel": difference.mean(), "region": over(difference, mask), "openings": over(inside, openings)}
 

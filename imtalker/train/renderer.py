@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from ..face.reader import load_reader
 from ..models.layers import EqualConv2d, EqualLinear, ModulatedConv
 from ..models.motion import LandmarkMotionEncoder
-from ..models.renderer import MINI_RENDERER, Renderer, RendererConfig, SourceFeatures
-from ..models.transfer import TransferSource
+from ..models.renderer import MINI_RENDERER, Renderer, RendererConfig, SourceFeatures, map_tensors
 from ..models.warping import FlowTransfer
 from ..options import OptionParser, take_fields
 from ..weights import load_model
@@ -64,7 +63,7 @@ class RendererTraining:
     pixel: float = 1.0
     region: float = 2.0
     openings: float = 1.0  # of eyes and mouth
-    reach: int = 0  # pixels that what is shown in openings may be off: what is sharp may, what is blurred may not
+    reach: int = 0  # pixels that what openings show may be off: so what is sharp is cheaper than what is blurred
     painted: float = 0.5  # of what is painted, before the source's pixels join it
     features: float = 0.3
     features_region: float = 0.3
@@ -81,11 +80,7 @@ class RendererTraining:
 
 def repeat(source: SourceFeatures, times: int) -> SourceFeatures:
     """One row per driving frame: every source's features `times` times."""
-    each = lambda tensors: [t.repeat_interleave(times, 0) for t in tensors]  # noqa: E731
-    transfer = source.transfer
-    return SourceFeatures(*each((source.motion, source.identity)),
-                          TransferSource(each(transfer.keys), each(transfer.values), each(transfer.fine),
-                                         None if transfer.eyes is None else transfer.eyes.repeat_interleave(times, 0)))
+    return map_tensors(lambda rows: rows.repeat_interleave(times, 0), source)
 
 
 def adam(network: nn.Module, options: RendererTraining, betas: tuple[float, float]) -> torch.optim.Adam:
@@ -225,7 +220,7 @@ class RendererTrainer:
         other = model.adapter(motion, features.identity.roll(times, 0))
         target = driving.pictures
         mask = region_mask(driving.landmarks, target.shape[-1])
-        openings = openings_mask(driving.landmarks, driving.parts, target.shape[-1])
+        openings, shown = openings_mask(driving.landmarks, driving.parts, target.shape[-1])
         losses |= {
             "correspondence": o.correspondence * self.correspondence(
                 maps, features.transfer.keys, driving.surface, source.surface.repeat_interleave(times, 0), mask),
@@ -237,11 +232,12 @@ class RendererTrainer:
             first = model.config.attention_levels - 1
             aligned = [model.synthesis.stages(aligned[:first + 1]), *aligned[first + 1:]]
             corner = self.around_face(driving.landmarks, aligned[0].shape[-1] // 2)
-            *aligned, target, mask, openings = (crop(x, corner) for x in (*aligned, target, mask, openings))
+            cut = (crop(x, corner) for x in (*aligned, target, mask, openings, shown))
+            *aligned, target, mask, openings, shown = cut
         painted, trust = model.synthesis.paint(aligned, first)
         frames = model.synthesis.blend(painted, trust, aligned).float()
         weights = {"pixel": o.pixel, "region": o.region, "openings": o.openings}
-        losses |= {k: weights[k] * v for k, v in pixel_loss(frames, target, mask, openings, o.reach).items()}
+        losses |= {k: weights[k] * v for k, v in pixel_loss(frames, target, mask, openings, shown, o.reach).items()}
         if trust is not None:  # what is painted must be right where it is not shown, too: else it would never learn
             losses["painted"] = o.painted * sum(
                 weights[k] * v for k, v in pixel_loss(painted.float(), target, mask, openings).items())
