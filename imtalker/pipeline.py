@@ -113,9 +113,7 @@ class IMTalker:
 
     # -------------------------------------------------------------------------------------------------------- source
 
-    def encode_source(
-        self, picture: PictureSource, face: int = 0, crop: bool = True, whole: bool = False
-    ) -> Source:
+    def encode_source(self, picture: PictureSource, face: int = 0, crop: bool = True, whole: bool = False) -> Source:
         """Encode the face of a picture.
 
         picture: a file, its bytes, a PIL image, or uint8 (H, W, 3) RGB. face: which one, 0 is the largest. crop: find

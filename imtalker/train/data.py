@@ -19,7 +19,7 @@ from torch import Tensor
 from ..errors import InputError
 
 # Parts as `synth.dataset` numbers them, and one more, which only the renderer's training tells from the eye around it
-EYES, IRIS = 2, 7
+EYES, MOUTH, IRIS = 2, 3, 7
 IRIS_PLACE, IRIS_RADIUS = (19, 40, 68), 5  # of the left eye on the template head, in the units of `surface`
 LABELS = ("latent", "pose", "cam", "gaze", "blink", "mouth", "landmarks", "surface", "parts")
 

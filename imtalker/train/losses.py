@@ -9,12 +9,13 @@ from torch import Tensor
 
 from ..models.reader import EYES, MOUTH
 from ..models.transfer import CrossAttention
+from . import data
 
 Features = Callable[[Tensor], list[Tensor]]  # pictures (B, 3, H, W) to maps (B, C, h, w), for perceptual losses
 
 # background, skin, eyes, mouth, hair, brows and lashes, clothes, irises
 PART_WEIGHTS = (0.3, 0.5, 5, 5, 1, 2, 1, 10)
-SHOWN = (2, 3, 7)  # parts that are seen in openings: eyeballs, the mouth's inside, irises
+SHOWN = (data.EYES, data.MOUTH, data.IRIS)  # parts that are seen in openings
 
 
 def ellipses(centre: Tensor, radius: Tensor, size: int) -> Tensor:
