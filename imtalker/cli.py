@@ -87,6 +87,8 @@ def main(argv: list[str] | None = None) -> int:
         extra = EXTRA_OF.get((error.name or "").split(".")[0])
         if extra is None:
             return _fail(_fault(error), 1, debug)
+        if extra == "synth" and argv[0] == "evaluate":
+            extra = "evaluate"  # brings that one along
         return _fail(f"this needs the Python package {error.name!r}: pip install 'imtalker[{extra}]'", 2, debug)
     except BrokenPipeError:  # the reader of our output has seen enough
         with contextlib.suppress(OSError, ValueError):

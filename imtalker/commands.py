@@ -42,17 +42,18 @@ def _inputs(source: str | None, driving: str | None, sample: str, expected: str)
     """Both inputs, or the bundled samples; that they can be read is checked before anything slow."""
     from .media import files, picture
 
-    paths = Path(source or ASSETS / "sample.png"), Path(driving or ASSETS / sample)
-    files.check_readable(paths[0], picture.EXPECTED)
-    files.check_readable(paths[1], expected)
-    return paths
+    source = ASSETS / "sample.png" if source is None else source
+    driving = ASSETS / sample if driving is None else driving
+    files.check_readable(source, picture.EXPECTED)
+    files.check_readable(driving, expected)
+    return Path(source), Path(driving)
 
 
 def _output(given: str | None, *inputs: Path) -> Path:
     """Where the video goes; that it can be written there is checked before anything slow."""
     from .media import check_output
 
-    output = Path(given or "_".join(path.stem for path in inputs) + ".mp4")
+    output = Path("_".join(path.stem for path in inputs) + ".mp4" if given is None else given)
     target = check_output(output)
     if target.exists() and any(target.samefile(path) for path in inputs):
         raise InputError(f"output {str(output)!r} is one of the inputs, expected another file: choose another name")
@@ -291,12 +292,12 @@ def evaluate(args):
             )
         )
     report = Report(f"{args.model}: {args.people} people, {args.seconds:g} s each", results, networks.missing)
-    if args.report:
-        report.write_html(args.report)
     if args.json:
         print(report.json())
     elif not args.quiet:
         print(report.text())
+    if args.report:  # the numbers are told, whatever becomes of it
+        report.write_html(args.report)
 
 
 def benchmark(args):
@@ -308,17 +309,22 @@ def benchmark(args):
         result = benchmark(
             args.model, args.device, args.precision, runs=args.runs, seconds=args.seconds, progress=bar.update
         )
-    if args.report:
-        write(args.report, result)
     if args.json:
         print(json.dumps(result))
     elif not args.quiet:
         print(text(result))
+    if args.report:
+        write(args.report, result)
 
 
 def _check_report(file: Path | None) -> None:
-    if file and not file.parent.is_dir():
+    """That the report can be written is checked before anything slow."""
+    if file is None:
+        return
+    if not file.parent.is_dir():
         raise InputError(f"the folder {str(file.parent)!r} for the report does not exist: make it, or name another")
+    if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise InputError(f"the report {str(file)!r} cannot be written: name a file in a folder of yours")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

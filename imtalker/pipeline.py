@@ -9,12 +9,14 @@ Everything between the ends is a generator of portions, so memory does not grow 
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
+from numbers import Integral, Real
 
 import cv2
 import numpy as np
@@ -38,7 +40,7 @@ from .media import (
     stream_audio,
     write_video,
 )
-from .media.audio import AudioInput
+from .media.audio import AudioInput, AudioSource
 from .media.picture import PictureSource
 from .media.video import as_rate
 from .memory import give_back_freed_memory, keep_freed_memory
@@ -48,6 +50,8 @@ from .models.prepared import prepare
 from .models.renderer import SourceFeatures, map_tensors
 from .stream import MotionStream
 from .workers import Workers
+
+log = logging.getLogger("imtalker.pipeline")
 
 AUDIO_BLOCK = 2 * SAMPLE_RATE  # samples read at once
 WHOLE_SIDE = 1920  # pixels; what is shown whole and is larger is made smaller
@@ -118,13 +122,17 @@ class IMTalker:
 
         picture: a file, its bytes, a PIL image, or uint8 (H, W, 3) RGB. face: which one, 0 is the largest. crop: find
         the face and cut it out; otherwise the centred square is taken as it is. whole: frames are the whole picture, at
-        most WHOLE_SIDE pixels wide and high, with the face in its place; otherwise the square alone, at the model's
-        size. Raises InputError without such a face.
+        most WHOLE_SIDE pixels wide and high and of an even number of them, as video wants, with the face in its place;
+        otherwise the square alone, at the model's size. Raises InputError without such a face.
         """
+        if face and not crop:
+            raise InputError(f"face={face} without a crop: the centred square is taken as it is; choose one of the two")
         pixels = load_picture(picture)
         if whole and (scale := WHOLE_SIDE / max(pixels.shape[:2])) < 1:
             height, width = (max(1, round(scale * side)) for side in pixels.shape[:2])
             pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+        if whole:
+            pixels = pixels[: len(pixels) // 2 * 2, : pixels.shape[1] // 2 * 2]
         name = f"{os.fspath(picture)!r}" if isinstance(picture, (str, os.PathLike)) else "the picture"
         where = source_crop(pixels, face, name) if crop else no_crop(*pixels.shape[:2])
         square = where.apply(pixels, self.renderer.config.size)
@@ -215,7 +223,7 @@ class IMTalker:
                     portion = source.features.motion.float() + portion - first
                 yield portion
 
-        return Clip(self, source, motion, video.frames, rate, driving if video.has_audio else None)
+        return Clip(self, source, motion, video.frames, rate, driving if _is_heard(video, name) else None)
 
     def session(
         self,
@@ -247,10 +255,12 @@ class IMTalker:
         """Options of the sampler, the model's own where None is given. Raises InputError for what makes no sense."""
         nfe = self.config.nfe if nfe is None else nfe
         scale = self.config.guidance_scale if guidance_scale is None else guidance_scale
-        if nfe < 1:
-            raise InputError(f"nfe={nfe}: at least 1 velocity evaluation expected")
-        if not math.isfinite(scale):
-            raise InputError(f"guidance_scale={scale}: a finite number expected")
+        if not isinstance(nfe, Integral) or nfe < 1:
+            raise InputError(f"nfe={nfe!r}: a whole number of velocity evaluations, at least 1, expected")
+        if not isinstance(scale, Real) or not math.isfinite(scale):
+            raise InputError(f"guidance_scale={scale!r}: a finite number expected")
+        if not isinstance(seed, Integral) or not 0 <= seed < 2**63:
+            raise InputError(f"seed={seed!r}: a whole number from 0 to 2**63 - 1 expected")
         try:
             self.generator.plan(windows)
         except (ValueError, TypeError) as error:
@@ -373,6 +383,18 @@ class Clip:
             yield portion
         motion = torch.cat(made).numpy()
         self._frames, self._motion = len(motion), motion
+
+
+def _is_heard(video: FrameSequence | VideoReader, name: str) -> bool:
+    """Whether the driving video has sound, and it can be decoded; the picture moves without it, too."""
+    if not video.has_audio:
+        return False
+    try:
+        AudioSource(video.source)
+    except InputError as error:
+        log.warning("%s moves the picture, but its sound is left out: %s", name, error)
+        return False
+    return True
 
 
 def join_sources(sources: Sequence[Source]) -> Source:

@@ -28,6 +28,8 @@ from .weights import (
     cache_folder,
     check_tensors,
     checksum_of,
+    is_half,
+    is_whole,
     read_dataclass,
     stored_tensors,
     write_model,
@@ -234,13 +236,17 @@ def wav2vec_config(file: Path) -> Wav2Vec2EncoderConfig:
 def pull(name: str = "base", half: bool = False, progress: Progress | None = None, quiet: bool = False) -> Path:
     """Fetch the published weights from the Hugging Face hub (2.7 GB) and convert them; returns the model's folder.
 
-    Files that the hub's own cache holds already are used from there; a download that was cut off is resumed. half,
-    progress: see `convert`. quiet: no progress bars of the hub's client. Raises InputError when a file cannot be had.
+    What is there already, whole and as `half` wants it, is kept. Files that the hub's own cache holds already are used
+    from there; a download that was cut off is resumed. half, progress: see `convert`. quiet: no progress bars of the
+    hub's client. Raises InputError when a file cannot be had.
     """
     if name != "base":
         raise InputError(f"no published model {name!r}; there is: base")
-    folder = cache_folder() / name
-    if (folder / "config.json").is_file():
+    cache = cache_folder()
+    if cache is None:
+        raise InputError("there is no home folder to keep the model in: name one with the variable IMTALKER_CACHE")
+    folder = cache / name
+    if is_whole(folder) and is_half(folder / "renderer.safetensors") == half:
         return folder
     try:
         from huggingface_hub.utils import disable_progress_bars

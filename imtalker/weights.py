@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,17 +88,22 @@ class ModelEntry:
         return self.folder and sum(file.stat().st_size for file in self.folder.glob("*.safetensors"))
 
 
-def cache_folder() -> Path:
-    """Where fetched models are kept: $IMTALKER_CACHE, else imtalker/ in the user's cache folder."""
-    given = os.environ.get("IMTALKER_CACHE")
-    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imtalker"
+def cache_folder() -> Path | None:
+    """Where fetched models are kept: $IMTALKER_CACHE, else imtalker/ in the user's cache folder; None where the user,
+    as in some containers, has no home."""
+    if given := os.environ.get("IMTALKER_CACHE"):
+        return Path(given)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imtalker"
+    except RuntimeError:
+        return None
 
 
 def available_models() -> list[ModelEntry]:
     """Models that can be named: bundled ones, fetched ones, and those that could be fetched."""
     entries: dict[str, ModelEntry] = {}
     for origin, parent in (("bundled", ASSETS), ("fetched", cache_folder())):
-        for file in sorted(parent.glob("*/config.json")):
+        for file in sorted(parent.glob("*/config.json")) if parent else ():
             entries.setdefault(file.parent.name, ModelEntry(file.parent.name, origin, file.parent))
     entries.setdefault("base", ModelEntry("base", "published", None))
     return list(entries.values())
@@ -165,6 +171,20 @@ def load_weights(module: nn.Module, file: Path, checksum: str | None = None) -> 
     except (SafetensorError, OSError) as error:
         raise InputError(f"the file {str(file)!r} cannot be read as safetensors ({error}); "
                          "fetch or copy the model again") from error
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a model's folder holds what its config.json describes."""
+    try:
+        return all(checksum_of(folder / file) == checksum for file, checksum in read_config(folder)[1].items())
+    except (InputError, OSError):
+        return False
+
+
+def is_half(file: Path) -> bool:
+    """Whether a .safetensors file holds float16."""
+    with safe_open(file, framework="pt") as tensors:
+        return any(tensors.get_slice(name).get_dtype() == "F16" for name in tensors.keys())
 
 
 def stored_tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -267,9 +287,10 @@ def save_model(model: Model, folder: str | os.PathLike, half: bool = True) -> Pa
 
 def write_model(config: ModelConfig, tensors: Mapping[str, Mapping[str, Tensor]], folder: str | os.PathLike,
                 half: bool, progress: Progress | None = None) -> Path:
-    """Write config.json and one .safetensors file per part; each appears only when complete, config.json last.
+    """Write config.json and one .safetensors file per part; all appear when all are complete, config.json last.
 
-    progress(done, total) is called with the bytes of weights written so far."""
+    progress(done, total) is called with the bytes of weights written so far. Raises InputError for weights that are not
+    finite as they would be stored; then nothing is written."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     total, done, files = sum(stored_size(x, half) for part in PARTS for x in tensors[part].values()), 0, {}
@@ -280,14 +301,17 @@ def write_model(config: ModelConfig, tensors: Mapping[str, Mapping[str, Tensor]]
         if progress:
             progress(done, total)
 
-    for part in PARTS:
-        files[f"{part}.safetensors"] = write_tensors(tensors[part], folder / f"{part}.safetensors", half, written)
     kind = next(name for name, (kind, _) in AUDIO_ENCODERS.items() if isinstance(config.audio_encoder, kind))
     values = {"format": FORMAT, **dataclasses.asdict(config), "fps": config.fps, "sample_rate": config.sample_rate,
               "size": config.size, "files": files}
     values["audio_encoder"] = {"kind": kind, **values["audio_encoder"]}
-    with complete(folder / "config.json") as unfinished:
-        unfinished.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    with ExitStack() as together:  # what is entered first is left last
+        described = together.enter_context(complete(folder / "config.json"))
+        for part in PARTS:
+            file = f"{part}.safetensors"
+            unfinished = together.enter_context(complete(folder / file))
+            files[file] = write_tensors(tensors[part], unfinished, half, written)
+        described.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     return folder
 
 
@@ -322,12 +346,13 @@ def write_tensors(tensors: Mapping[str, Tensor], file: Path, half: bool, written
         for name in names:
             x = tensors[name].detach().to("cpu", stored_type(tensors[name], half))
             if not x.isfinite().all():
-                raise ValueError(f"{name} has values that are not finite in {x.dtype}: nothing is written")
+                raise InputError(f"{name} has values that are not finite in {x.dtype}: nothing is written; expected "
+                                 "whole weights" + (", or store them in float32, without --half" if half else ""))
             yield x.contiguous().numpy().tobytes()
             written(stored_size(x, half))
 
     digest = hashlib.sha256()
-    with complete(file) as unfinished, unfinished.open("wb") as stream:
+    with file.open("wb") as stream:
         for piece in pieces():
             stream.write(piece)
             digest.update(piece)

@@ -155,6 +155,14 @@ def test_odd_pictures_work(animate, speech, tmp_path):
     assert len(os.listdir()) == len(pictures)
 
 
+def test_a_whole_picture_of_odd_size_is_told_as_it_is_written(tiny_model, speech, tmp_path, capsys):
+    Image.fromarray(pixels(201, 333)).save(tmp_path / "odd.png")
+    given = [tmp_path / "odd.png", speech, "--no-crop", "--whole", "--json", "--model", tiny_model, "-o", "a.mp4"]
+    assert main(["animate", *map(str, given)]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["width"], told["height"]) == VideoReader("a.mp4").size == (332, 200)
+
+
 def test_odd_sounds_work(animate, picture, tmp_path):
     sounds = {
         "silent.wav": (np.zeros(16_000), 16_000, 1, 25),
@@ -216,7 +224,7 @@ def test_wrong_pictures(refused, speech, tiny_model, tmp_path):
     Image.fromarray(pixels(200, 200)).save(tmp_path / "no face.png")
     for name, mentions in (
         ("missing.png", "does not exist"),
-        ("", "folder"),
+        (".", "folder"),
         ("empty.png", "empty"),
         ("text.png", "not a picture"),
         ("dot.png", "1 x 1"),
@@ -225,6 +233,7 @@ def test_wrong_pictures(refused, speech, tiny_model, tmp_path):
         ("no face.png", "--no-crop"),
     ):
         refused(tmp_path / name, speech, "--model", tiny_model, "-o", "a.mp4", mentions=mentions)
+    refused("", speech, "--model", tiny_model, "-o", "a.mp4", mentions="empty file name")
 
 
 def test_wrong_sounds(refused, picture, tiny_model, tmp_path):
@@ -366,6 +375,7 @@ def test_unknown_and_damaged_models(refused, picture, speech, tiny_model, tmp_pa
         ["--bogus"],
         ["third"],
         ["--pose", "missing.npy"],
+        ["--face", "1"],
     ],
     ids=" ".join,
 )
@@ -400,6 +410,10 @@ def test_a_missing_extra_is_named(refused, monkeypatch):
     for name in [name for name in sys.modules if name.startswith("imtalker.synth")]:
         monkeypatch.delitem(sys.modules, name)
     refused("out", "--pack", "pack", command="synth", mentions="imtalker[synth]")
+    for name in [name for name in sys.modules if name.startswith("imtalker.evaluate.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "scipy.fft", None)
+    refused("--pack", "pack", command="evaluate", mentions="imtalker[evaluate]")
 
 
 # ------------------------------------------------------------------------------------------- terminals, pipes, signals

@@ -6,9 +6,10 @@ import pytest
 import torch
 from test_face_detect import HEADS, head
 
+from imtalker.bundled import ASSETS
 from imtalker.errors import InputError
 from imtalker.face import crop_from_landmarks, read_controls
-from imtalker.face.reader import camera, default_reader
+from imtalker.face.reader import camera, default_reader, load_reader
 from imtalker.models.reader import MIRROR, PARTS, POINTS, FaceReader
 
 
@@ -90,3 +91,11 @@ def test_camera_of_the_nominal_face_is_zero():
     side = 1 / 1.6 / 1.3
     nominal = (points - 0.5) * side + [0.5, 0.5 + 0.08 / 1.6]
     assert camera(nominal, np.zeros((1, 3))) == pytest.approx(np.zeros((1, 3)), abs=1e-6)
+
+
+def test_what_holds_no_weights_of_a_reader_is_refused(tmp_path):
+    (tmp_path / "text.safetensors").write_text("Dear Sir or Madam")
+    for file in (tmp_path / "text.safetensors", ASSETS / "observer.safetensors"):
+        with pytest.raises(InputError, match="imtalker train reader") as caught:
+            load_reader(file)
+        assert file.name in str(caught.value) and "\n" not in str(caught.value)

@@ -1,5 +1,6 @@
 """Any sound becomes mono 16 kHz on the file's clock, all at once or as a stream, or a one-line error."""
 
+import io
 import tracemalloc
 import wave
 from fractions import Fraction
@@ -217,6 +218,14 @@ def test_arrays():
     for wrong in (nothing, sideways, np.zeros(100, np.int64), np.full(9, np.nan)):
         error_of(load_audio, (wrong, 16000))
     error_of(load_audio, (tone(1, 16000), 0))
+    for wrong in (tone(1, 16000), (tone(1, 16000),), (tone(1, 16000), None)):
+        assert "rate" in error_of(load_audio, wrong)
+    assert "its path" in error_of(load_audio, io.BytesIO(b"sound"))
+
+
+def test_a_sample_of_a_high_rate_is_still_a_sample():
+    for count, rate in ((1, 48000), (1, 44100), (2, 96000), (3, 768_000)):
+        assert len(load_audio((np.ones(count, np.float32), rate))) == 1
 
 
 def test_wrong_files(tmp_path):

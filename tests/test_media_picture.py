@@ -202,6 +202,12 @@ def test_bomb_is_refused_from_its_header(tmp_path):
                 load_picture(tmp_path / "bomb.png")
 
 
+def test_a_picture_longer_than_opencv_counts_is_refused(tmp_path):
+    Image.new("L", (40_000, 16)).save(tmp_path / "long.png")
+    with pytest.raises(InputError, match="30000 on a side"):
+        load_picture(tmp_path / "long.png")
+
+
 def test_large_but_allowed(tmp_path):
     Image.new("RGB", (8000, 4000), (1, 2, 3)).save(tmp_path / "large.jpg")
     assert load_picture(tmp_path / "large.jpg").shape == (4000, 8000, 3)

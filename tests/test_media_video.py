@@ -11,6 +11,7 @@ from PIL import Image
 
 from imtalker.errors import InputError
 from imtalker.media import AudioSource, VideoReader, VideoWriter, load_audio, write_video
+from imtalker.media.video import as_rate
 
 
 def flat(value, size=(64, 48)):
@@ -233,6 +234,13 @@ def test_players_start_at_zero(tmp_path):
         assert container.streams.audio[0].codec_context.name == "aac"
     data = (tmp_path / "a.mp4").read_bytes()
     assert data.index(b"moov") < data.index(b"mdat")
+
+
+def test_rates_by_their_usual_names():
+    usual = {29.97: Fraction(30000, 1001), 23.976: Fraction(24000, 1001), 59.94: Fraction(60000, 1001), 25.0: 25}
+    assert {name: as_rate(name) for name in usual} == usual
+    with pytest.raises(InputError):
+        as_rate("1/0")
 
 
 @pytest.mark.parametrize("seconds", [0.01, 0.5, 1.0, 3.0])

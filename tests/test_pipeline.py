@@ -5,6 +5,7 @@ import subprocess
 import sys
 from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -152,7 +153,8 @@ def test_damaged_control_files_are_refused(talker, source, speech, tmp_path):
         assert name in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("wrong", [{"nfe": 0}, {"guidance_scale": float("nan")}, {"fps": 0}, {"fps": 1000}])
+@pytest.mark.parametrize("wrong", [{"nfe": 0}, {"guidance_scale": float("nan")}, {"fps": 0}, {"fps": 1000},
+                                   {"nfe": 2.5}, {"guidance_scale": "2"}, {"seed": -1}, {"seed": 0.5}])  # fmt: skip
 def test_wrong_options_are_refused(talker, source, speech, wrong):
     with pytest.raises(InputError):
         talker.animate(source, speech, **wrong)
@@ -164,6 +166,19 @@ def test_reenact_copies_motion_and_keeps_the_sound(talker, source, driving):
     relative = talker.reenact(source, driving, crop=False, relative=True).motion
     own = source.features.motion.numpy()[0]
     assert np.allclose(relative, clip.motion - clip.motion[0] + own, atol=1e-5)
+
+
+def test_a_driving_video_whose_sound_cannot_be_decoded_moves_the_picture(talker, source, tmp_path, caplog):
+    with av.open(str(tmp_path / "mute.mkv"), "w") as container:
+        video = container.add_stream("libx264", rate=25)
+        video.width = video.height = 64
+        video.pix_fmt = "yuv420p"
+        container.add_stream("aac", rate=48000)  # and never a packet of it
+        container.mux(video.encode(av.VideoFrame(64, 64, "yuv420p")))
+        container.mux(video.encode(None))
+    clip = talker.reenact(source, tmp_path / "mute.mkv", crop=False)
+    assert clip.audio is None and clip.save(tmp_path / "out.mp4") == 1
+    assert "its sound is left out" in caplog.text
 
 
 def test_a_saved_clip_has_sound_and_picture_of_one_length(talker, source, speech, driving, tmp_path):

@@ -3,12 +3,13 @@ import hashlib
 
 import pytest
 import torch
+from test_weights import CONFIG
 
 from imtalker import published
 from imtalker.errors import InputError
 from imtalker.models.generator import Generator, GeneratorConfig
 from imtalker.models.renderer import Renderer, RendererConfig
-from imtalker.weights import stored_tensors
+from imtalker.weights import build_model, save_model, stored_tensors
 
 
 @pytest.mark.parametrize("names, module", [
@@ -114,6 +115,16 @@ def test_pull_of_another_name_and_of_a_model_that_is_here(monkeypatch, tmp_path)
     monkeypatch.setenv("IMTALKER_CACHE", str(tmp_path))
     with pytest.raises(InputError, match="'large'"):
         published.pull("large")
-    (tmp_path / "base").mkdir()
-    (tmp_path / "base" / "config.json").write_text("{}")
-    assert published.pull() == tmp_path / "base"
+
+    def fetch(file):
+        raise InputError("it is fetched")
+
+    monkeypatch.setattr(published, "fetch", fetch)
+    folder = save_model(build_model(CONFIG), tmp_path / "base", half=True)
+    assert published.pull(half=True) == folder
+    with pytest.raises(InputError, match="it is fetched"):  # in full
+        published.pull()
+    file = folder / "audio_encoder.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(InputError, match="it is fetched"):  # instead of the damaged one
+        published.pull(half=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from ..weights import complete
 from .benchmark import FIRST_SOUND
 
 HEAD = "# Performance\n"
@@ -92,7 +93,8 @@ def write(file: Path, result: dict) -> None:
         page = before + section + ("\n" + after[rest.start() :] if rest else "")
     else:
         page = page.rstrip("\n") + "\n\n" + section
-    file.write_text(page, encoding="utf-8")
+    with complete(file) as unfinished:
+        unfinished.write_text(page, encoding="utf-8")
 
 
 def _number(x: float) -> str:

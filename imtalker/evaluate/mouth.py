@@ -9,12 +9,14 @@ voices, whose phones are known to the millisecond, and compares the mouth with t
 from __future__ import annotations
 
 import tempfile
+from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..bundled import ASSETS
+from ..errors import InputError
 from ..face import driving_crop, read_controls
 from ..media import FPS, SAMPLE_RATE, VideoReader, load_audio, loudness
 from ..options import OptionParser, count_to
@@ -121,6 +123,13 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if not options.videos and not options.corpus:
         parser.error("nothing to measure: give videos, or --corpus")
+    try:
+        _measure(options)
+    except InputError as error:
+        parser.error(str(error))
+
+
+def _measure(options: Namespace) -> None:
     for video in options.videos:
         _show(video.name, measure_video(video))
     if options.corpus:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..weights import complete
 from . import PROTOCOLS
 from .protocols import CEILING, FLOOR, MODEL, Result, averages, spreads
 
@@ -74,7 +75,8 @@ class Report:
                 parts.append(f"<figure><img src='data:image/jpeg;base64,{_encoded(sheet(result))}'>{curves(result)}"
                              f"<figcaption>Person {result.person}: truth above, made below; opening of the mouth, "
                              "truth green, made orange</figcaption></figure>")
-        path.write_text("\n".join(parts) + "\n", encoding="utf-8")
+        with complete(path) as unfinished:
+            unfinished.write_text("\n".join(parts) + "\n", encoding="utf-8")
 
 
 def _name(protocol: str) -> str:

@@ -45,7 +45,10 @@ class Face:
 
 
 def find_faces(picture: np.ndarray, reader: Reader | None = None) -> list[Face]:
-    """All human faces of `picture`, (height, width, 3) uint8 RGB, largest first; painted and sculpted ones too."""
+    """Human faces of `picture`, (height, width, 3) uint8 RGB, largest first; painted and sculpted ones too.
+
+    Those seen from the front; where there are none, those seen from the side, then tilted ones.
+    """
     faces = _mesh_faces(picture)
     if faces:
         return _distinct(faces)
@@ -74,7 +77,8 @@ def propose(picture: np.ndarray, cascades=FRONTAL) -> list[Crop]:
     shrink = min(1.0, SEARCH_SIDE / max(height, width))
     grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
     if shrink < 1:
-        grey = cv2.resize(grey, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
+        size = tuple(max(1, round(shrink * side)) for side in (width, height))
+        grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
     grey = cv2.createCLAHE(clipLimit=2.0, tileGridSize=(8, 8)).apply(grey)
     crops: list[Crop] = []
     for name, neighbours, mirrored in cascades:

@@ -10,9 +10,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
-from imtalker.bundled import weights_file
+from imtalker.bundled import load_bundled
 from imtalker.errors import InputError
 from imtalker.face.crop import CROP_RISE, CROP_SCALE, FACE_SCALE, Crop, crop_from_landmarks
 from imtalker.models.reader import FaceReader
@@ -85,9 +84,8 @@ class Reader:
 
 def load_reader(path: Path | str | None = None) -> FaceReader:
     """The reader's network, float32, from weights written by `train.reader.save_reader`; by default our own."""
-    path = weights_file(path, "reader.safetensors", "face reader")
     network = FaceReader()
-    network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()})
+    load_bundled(network, path, "reader.safetensors", "face reader")
     return network.eval()
 
 
@@ -137,7 +135,7 @@ def read_controls(frames: Iterable[np.ndarray], crop: Crop, reader: Reader | Non
     seen = np.flatnonzero(score > 0.3)
     if not len(seen):
         raise InputError(
-            "no face found in the driving video: expected a face in at least one frame; try another video or --no-crop"
+            "no face found in the driving video: expected a face in at least one frame; try another video"
         )
     at = np.arange(len(score))
     filled = [

@@ -22,7 +22,7 @@ def source_crop(picture: np.ndarray, face: int = 0, name: str = "the picture") -
     """
     faces = find_faces(picture)
     if not 0 <= face < len(faces):
-        raise _missing(len(faces), face, name)
+        raise _missing(len(faces), face, name, "another picture, or --no-crop")
     return faces[face].crop
 
 
@@ -49,7 +49,7 @@ def driving_crop(frames: Iterable[np.ndarray], face: int = 0, name: str = "the d
         if len(seen) >= MOST or without >= PATIENCE:
             break
     if not seen:
-        raise _missing(most_faces, face, name)
+        raise _missing(most_faces, face, name, "another video, or --no-driving-crop")
     return steady(seen)
 
 
@@ -78,11 +78,11 @@ def _apart(a: Crop, b: Crop) -> float:
     return float(np.hypot(a.centre[0] - b.centre[0], a.centre[1] - b.centre[1]))
 
 
-def _missing(found: int, face: int, name: str) -> InputError:
+def _missing(found: int, face: int, name: str, instead: str) -> InputError:
     if not found:
         return InputError(
             f"no face found in {name}: expected an upright human face at least {SMALLEST_FACE} pixels wide; "
-            "try another picture or video, or --no-crop if a centred square already frames the face"
+            f"try {instead} if a centred square already frames the face"
         )
     numbers = "0" if found == 1 else f"0 to {found - 1}"
     many = "1 face" if found == 1 else f"{found} faces"

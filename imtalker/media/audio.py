@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from fractions import Fraction
+from numbers import Real
 from typing import Union
 
 import av
@@ -79,7 +80,9 @@ class AudioSource:
     """
 
     def __init__(self, source: AudioInput):
-        if isinstance(source, tuple):
+        if isinstance(source, np.ndarray) or isinstance(source, (tuple, list)) and len(source) != 2:
+            raise InputError("samples alone were given, expected (samples, rate): say how many there are in a second")
+        if isinstance(source, (tuple, list)):
             self._samples, self.rate = _check_array(*source)
             self.channels = self._samples.shape[1]
             self.duration: float | None = len(self._samples) / self.rate
@@ -163,7 +166,7 @@ def _check_array(samples: np.ndarray, rate: int) -> tuple[np.ndarray, int]:
         samples = samples / np.float32(_SCALE[samples.dtype])
     elif not np.issubdtype(samples.dtype, np.floating):
         raise InputError(f"{given}, expected float32 from -1 to 1, or int16: convert them")
-    if not _RATES[0] <= rate <= _RATES[1] or int(rate) != rate:
+    if not isinstance(rate, Real) or not _RATES[0] <= rate <= _RATES[1] or int(rate) != rate:
         raise InputError(f"{given}, expected a whole rate from {_RATES[0]} to {_RATES[1]}: check the rate")
     if not np.isfinite(samples).all():
         raise InputError(f"{given} and some are not finite numbers, expected values from -1 to 1: check their source")
@@ -203,8 +206,8 @@ def _stereo_mix(layout: av.AudioLayout) -> np.ndarray:
 
 
 def _resampled(blocks: Iterator[tuple[np.ndarray, int]], rate: int, channels: int) -> Iterator[np.ndarray]:
-    """Blocks (n, 1 or 2) of any rate, which may change on the way, as (n, channels) at `rate`."""
-    resampler, current = None, 0
+    """Blocks (n, 1 or 2) of any rate, which may change on the way, as (n, channels) at `rate`; never nothing at all."""
+    resampler, current, given = None, 0, 0
     nothing = np.zeros((0, channels), np.float32)
     for block, block_rate in blocks:
         if block.shape[1] > channels:
@@ -221,8 +224,11 @@ def _resampled(blocks: Iterator[tuple[np.ndarray, int]], rate: int, channels: in
         if resampler is not None:
             block = resampler.resample_chunk(np.ascontiguousarray(block), last=False)
         if len(block):
+            given += len(block)
             yield block
     if resampler is not None:
         tail = resampler.resample_chunk(nothing, last=True)
         if len(tail):
             yield tail
+        elif not given:  # a sample or two of a high rate, which come to less than one here
+            yield np.zeros((1, channels), np.float32)

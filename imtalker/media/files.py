@@ -35,7 +35,13 @@ def check_readable(source: Source, expected: str) -> None:
 
     `expected` says what it should be, for the message: "a picture such as a PNG or JPEG".
     """
-    name = name_of(source)
+    try:
+        name = name_of(source)
+    except TypeError:
+        given = type(source).__name__
+        raise InputError(f"a {given} was given, expected {expected}: give its path, or its bytes") from None
+    if not name.strip("'\""):
+        raise InputError(f"an empty file name was given, expected {expected}: name a file")
     if isinstance(source, (bytes, bytearray, memoryview)):
         if not len(source):
             raise InputError(f"{name} are empty, expected {expected}: give the contents of a whole file")

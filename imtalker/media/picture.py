@@ -15,6 +15,7 @@ from .files import check_readable, name_of
 
 MAX_PIXELS = 64_000_000  # 64 megapixels: 192 MB as RGB. Checked in the header, before anything is decoded.
 MIN_SIDE = 16  # pixels; below this no face can be seen
+MAX_SIDE = 30_000  # pixels; OpenCV counts them in 16 bits
 
 EXPECTED = "a picture such as a PNG, JPEG or WebP"
 
@@ -114,9 +115,9 @@ def _hint(source: str | os.PathLike[str] | bytes) -> str:
 
 def _check_size(size: tuple[int, int], name: str) -> None:
     width, height = size
-    if width * height > MAX_PIXELS:
-        raise InputError(f"{name} has {width} x {height} pixels, the limit is {MAX_PIXELS // 10**6} megapixels: "
-                         "make it smaller first")  # fmt: skip
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+        raise InputError(f"{name} has {width} x {height} pixels, the limit is {MAX_PIXELS // 10**6} megapixels and "
+                         f"{MAX_SIDE} on a side: make it smaller first")  # fmt: skip
     if min(width, height) < MIN_SIDE:
         raise InputError(f"{name} has only {width} x {height} pixels, expected at least {MIN_SIDE} on each side and a "
                          "face that can be seen: give a larger picture")  # fmt: skip

@@ -162,11 +162,13 @@ class VideoReader:
 
 
 def as_rate(fps: int | float | Fraction) -> Fraction:
-    """Frames per second as an exact fraction, so that 29.97 becomes what video calls 29.97. Raises InputError."""
+    """Frames per second as an exact fraction; 29.97 is what video calls so, 30000/1001. Raises InputError."""
     try:
         rate = Fraction(fps).limit_denominator(1001)
-    except (TypeError, ValueError, OverflowError):
+    except (TypeError, ValueError, ArithmeticError):
         rate = Fraction(0)
+    if rate.denominator > 1 and abs(rate / (slowed := Fraction(1000 * math.ceil(rate), 1001)) - 1) < 5e-5:
+        rate = slowed
     if not 1 <= rate <= 240:
         raise InputError(f"frame rate {fps!r}, expected a number from 1 to 240: give another rate")
     return rate
