@@ -66,10 +66,11 @@ class FaceReader(nn.Module):
         widths = config.widths
         self.stages = nn.ModuleList()
         for before, after, depth in zip((3, *widths), widths, config.depths):
-            self.stages.append(nn.Sequential(_conv(before, after, stride=2), *(Residual(after) for _ in range(depth))))
+            residuals = (Residual(after) for _ in range(depth))
+            self.stages.append(nn.Sequential(conv_norm(before, after, stride=2), *residuals))
         merged = config.merged
         self.lateral = nn.ModuleList(nn.Conv2d(width, merged, 1) for width in widths[1:])
-        self.merge_8, self.merge_4 = _conv(merged, merged), _conv(merged, merged)
+        self.merge_8, self.merge_4 = conv_norm(merged, merged), conv_norm(merged, merged)
         self.place = nn.Conv2d(merged, POINTS, 1)
         self.segment = nn.Conv2d(merged, PARTS, 1)
         self.eye = CloseLook(widths[0] + widths[1], config.look, across=12, down=8, width=1.8)
@@ -137,7 +138,7 @@ class FaceReader(nn.Module):
 class Residual(nn.Module):
     def __init__(self, width: int):
         super().__init__()
-        self.first = _conv(width, width)
+        self.first = conv_norm(width, width)
         self.second = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -152,7 +153,7 @@ class CloseLook(nn.Module):
         self.width = width  # of the patch, over the width of the landmarks
         x, y = torch.meshgrid(torch.linspace(-1, 1, across), torch.linspace(-1, 1, down), indexing="xy")
         self.register_buffer("grid", torch.stack([x, y * down / across], -1), persistent=False)
-        self.shrink = _conv(channels, numbers, stride=2)
+        self.shrink = conv_norm(channels, numbers, stride=2)
         self.keep = nn.Linear(numbers * (across // 2) * (down // 2), numbers)
 
     def forward(self, maps: Tensor, landmarks: Tensor) -> Tensor:
@@ -164,7 +165,8 @@ class CloseLook(nn.Module):
         return F.relu(self.keep(self.shrink(patch).flatten(1)))
 
 
-def _conv(before: int, after: int, stride: int = 1) -> nn.Sequential:
+def conv_norm(before: int, after: int, stride: int = 1) -> nn.Sequential:
+    """A convolution over 3 x 3, batch norm, ReLU."""
     return nn.Sequential(nn.Conv2d(before, after, 3, stride, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU())
 
 
