@@ -8,6 +8,7 @@ import json
 import struct
 import sys
 from pathlib import Path
+from threading import Thread
 
 import cv2
 import numpy as np
@@ -19,12 +20,20 @@ from imtalker.media import load_audio, write_video
 sample = Path(imtalker.__file__).parent / "assets" / "sample.wav"
 speech, out, server = (sys.argv[1:] + [sample, "live.mp4", "ws://127.0.0.1:8000"][len(sys.argv) - 1 :])[:3]
 
+
+
+def say(socket):
+    samples = (load_audio(speech) * 32767).astype("<i2")
+    for start in range(0, len(samples), 16_000):
+        socket.send(samples[start : start + 16_000].tobytes())
+    socket.send(json.dumps({"type": "flush"}))  # that was all: speak it to its end
+
+
 pictures, sounds, end = {}, {}, None
 with connect(f"{server}/v1/live") as socket:
     socket.send(json.dumps({"type": "hello", "source": "sample", "input": "speech"}))
     print(socket.recv())  # ready, or why not
-    socket.send((load_audio(speech) * 32767).astype("<i2").tobytes())
-    socket.send(json.dumps({"type": "flush"}))  # that was all: speak it to its end
+    Thread(target=say, args=(socket,), daemon=True).start()  # sound that is far ahead has to wait: meanwhile receive
     while end is None or end - 1 not in sounds:
         message = socket.recv()
         if isinstance(message, str):

@@ -139,7 +139,8 @@ def serve(args):
             print(f"{talker.name} on {talker.device} is ready at {address} (Ctrl-C stops it)", flush=True)
 
     key = args.api_key or os.environ.get("IMTALKER_API_KEY")
-    serve(service, args.host, args.port, key, tuple(args.allow_origin), told)
+    origins = tuple(origin.rstrip("/") for origin in args.allow_origin)  # browsers name them without
+    serve(service, args.host, args.port, key, origins, told)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -354,8 +354,14 @@ class Clip:
         return self._talker.render(self._source, retime(self._portions(), self.fps))
 
     def __len__(self) -> int:
-        """Number of frames. Of a driving video that has not been read to its end yet: as its file declares it."""
-        return retimed_count(len(self.motion) if self._frames is None else self._frames, self.fps)
+        """Number of frames. Of a driving video that has not been read to its end yet: as its file declares it; where it
+        does not, it is read now."""
+        return retimed_count(len(self.motion), self.fps) if self.expected is None else self.expected
+
+    @property
+    def expected(self) -> int | None:
+        """Number of frames, as far as it is known without making any motion."""
+        return None if self._frames is None else retimed_count(self._frames, self.fps)
 
     @property
     def motion(self) -> np.ndarray:

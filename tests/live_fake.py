@@ -154,6 +154,8 @@ class FakeClip:
     def __len__(self):
         return self.count
 
+    expected = property(__len__)
+
 
 def picture_of(number, loudness):
     """The number in base 4 as shades of twelve patches, and the loudness as brightness below them."""

@@ -10,7 +10,7 @@ pytest.importorskip("torchmetrics", reason="needs the extra imtalker[evaluate]")
 from imtalker.errors import InputError
 from imtalker.evaluate.field import FILES, Networks, frechet, mfcc
 from imtalker.evaluate.identity import Recogniser, aligned_faces, fit, similarity
-from imtalker.evaluate.observer import Observer, cut_patches, load_observer
+from imtalker.evaluate.observer import Observer, as_pictures, cut_patches, load_observer
 
 
 class Distance(nn.Module):
@@ -144,7 +144,10 @@ def test_faces_are_aligned_wherever_they_are():
     one, other = aligned_faces(picture[None], marks), aligned_faces(moved[None], moved_marks)
     assert one.shape == (1, 112, 112, 3)
     assert np.abs(one[0].astype(int) - other[0]).mean() < 3 < np.abs(one[0].astype(int) - one[0].mean()).mean() / 5
-    np.testing.assert_allclose(cut_patches(picture, marks[0]), cut_patches(moved, moved_marks[0]), atol=0.25)
+    patches = [cut_patches(as_pictures(torch.from_numpy(x[None])), torch.from_numpy(np.float32(at)))
+               for x, at in ((picture, marks), (moved, moved_marks))]
+    assert patches[0].shape == (1, 4, 3, 48, 48) and patches[0].std() > 0.1
+    torch.testing.assert_close(*patches, atol=0.06, rtol=0)
 
 
 def test_the_recogniser_tells_people_apart_in_any_light(tmp_path):

@@ -11,13 +11,16 @@ import torch
 from live_fake import FakeSession, FakeTalker, Running, number_of, wait_until
 
 from imtalker import InputError
+from imtalker.live.camera import Mirror
+from imtalker.live.guard import matches, short
 from imtalker.live.outbox import Closed, Event, Moment, Outbox
 from imtalker.live.pace import Pace
-from imtalker.live.protocol import HEADER, Hello, Kind, pack, pcm
+from imtalker.live.protocol import HEADER, Hello, Kind, number, pack, pcm
 from imtalker.live.pump import LEAD, Pump
 from imtalker.live.scheduler import Once, Scheduler
 from imtalker.live.speech import Utterance, espeak, load_speaker
 from imtalker.live.stage import Stage
+from imtalker.live.uploads import safe_name
 from imtalker.workers import Workers
 
 
@@ -362,6 +365,22 @@ def test_hello_takes_what_it_says_and_no_more():
     for wrong in ({"nfe": 0}, {"sound": 1}, {"quality": 101}, {"source": None}, {"latency": "none"}, {"rate": 1.5}):
         with pytest.raises(InputError, match=next(iter(wrong))):
             Hello.read(wrong)
+
+
+def test_what_no_number_key_name_or_reason_should_be_is_told_and_breaks_nothing():
+    with pytest.raises(InputError, match="strength"):
+        number({"strength": 10 ** 400}, "strength")
+    assert not matches("key", "\ud800")
+    assert len(safe_name("\U0001d54f" * 200).encode()) <= 80
+    assert short("ö" * 100) == "ö" * 60
+
+
+def test_a_camera_may_change_the_size_of_its_pictures():
+    mirror = Mirror(FakeTalker(), None, None, Pace(), lambda: None, crop=False)
+    mirror.see(np.zeros((100, 100, 3), np.uint8))
+    mirror._find = True
+    mirror.see(np.zeros((100, 120, 3), np.uint8))  # where the face is in it is not known yet
+    assert mirror.wants(0.0) and mirror.step(time.monotonic()) and mirror.drawn == 0
 
 
 # -------------------------------------------------------------------------------------------------------------- speech

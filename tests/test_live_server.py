@@ -275,6 +275,13 @@ def test_stopping_in_the_middle_of_a_job_leaves_nothing(files):
 # ------------------------------------------------------------------------------------------------------- who may ask
 
 
+def test_headers_that_are_no_addresses_and_endless_boundaries_are_refused(server):
+    for headers in ({"host": "[::1"}, {"origin": "http://["}):
+        assert server.ask("GET", "/health", headers=headers)[0] == 400
+    endless = {"content-type": "multipart/form-data; boundary=" + "b" * 300}
+    assert server.ask("POST", "/v1/animate", b"--", headers=endless)[0] == 400
+
+
 def test_pages_of_others_and_other_names_are_refused(server):
     own = f"http://127.0.0.1:{server.port}"
     ask = lambda **headers: server.ask("GET", "/health", headers=headers)

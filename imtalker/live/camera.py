@@ -89,7 +89,7 @@ class Mirror:
         with self._lock:
             (frame, _, picture), self._newest = self._newest, None
         crop = self._crop
-        if picture.shape[:2] != (crop.height, crop.width):
+        if crop is None or picture.shape[:2] != (crop.height, crop.width):  # they have another size now
             return True
         begun = time.perf_counter()
         motion = next(self._talker.driving_motion([picture], crop))

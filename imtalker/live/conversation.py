@@ -17,6 +17,7 @@ from .camera import Mirror
 from .outbox import Event, Item, Moment, Outbox
 from .pictures import read_camera
 from .pump import Pump
+from .refusal import missing
 from .speech import Utterance
 
 if TYPE_CHECKING:
@@ -134,7 +135,9 @@ class Conversation:
         self._utterances.append(Utterance(self.face, sound, next(reversed(self._utterances), None), done))
 
     def speak_file(self, path: Path, done: Callable[[], None]) -> None:
-        """done: called when the file is not needed any more."""
+        """done: called when the file is not needed any more. Raises Refusal where the session ended meanwhile."""
+        if self.outbox.reason is not None:
+            raise missing("the session")
         self.speak(stream_audio(path, BLOCK), done)
 
     async def close(self, reason: str) -> None:

@@ -31,7 +31,7 @@ def is_loopback(host: str) -> bool:
 
 def matches(key: str | None, given: str | None) -> bool:
     """Whether what a client gave is the API key, or none is needed."""
-    return key is None or hmac.compare_digest((given or "").encode(), key.encode())
+    return key is None or hmac.compare_digest((given or "").encode(errors="replace"), key.encode())
 
 
 class Guard:
@@ -51,7 +51,10 @@ class Guard:
         if scope["type"] not in ("http", "websocket"):
             return await self._app(scope, receive, send)
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        refusal = self._refusal(scope, headers)
+        try:
+            refusal = self._refusal(scope, headers)
+        except ValueError:  # of a Host or Origin that is no address
+            refusal = 400, "the header Host or Origin is no address"
         if refusal is not None:
             return await _refuse(scope, receive, send, *refusal)
 
@@ -79,10 +82,15 @@ class Guard:
         return None
 
 
+def short(reason: str) -> str:
+    """As much of it as a WebSocket's last message takes: 123 bytes."""
+    return reason.encode()[:120].decode(errors="ignore")
+
+
 async def _refuse(scope, receive, send, status: int, message: str) -> None:
     if scope["type"] == "websocket":
         await receive()
-        await send({"type": "websocket.close", "code": 1008, "reason": message[:120]})
+        await send({"type": "websocket.close", "code": 1008, "reason": short(message)})
         return
     body = json.dumps({"error": message}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]

@@ -130,7 +130,7 @@ class Job:
         writing = None
         try:
             clip = await self._prepare()
-            self.of = len(clip)
+            self.of = clip.expected or 0  # grows as it is made
             writing = Writing(
                 clip,
                 self.video,

@@ -120,6 +120,7 @@ class Pump:
 
     def interrupt(self, shown: int | None = None) -> None:
         """Be silent now. shown: frames that the viewer has seen, by default those that are due by now."""
+        self.asked = time.monotonic()
         with self._lock:
             self._heard.clear()
             self._waiting = 0
@@ -129,6 +130,7 @@ class Pump:
 
     def steer(self, **controls) -> None:
         """See `Session.steer`. What is wrong with it is told through the outbox."""
+        self.asked = time.monotonic()
         with self._lock:
             self._orders.append(lambda: self._change(controls))
         self._wake()

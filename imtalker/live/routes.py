@@ -74,7 +74,10 @@ def job_routes(service: Service) -> APIRouter:
     @routes.post("/reenact", status_code=202, summary="A picture copies a video's motion", openapi_extra=video)
     async def reenact(request: Request):
         def clip(source, driving: Path, how: dict):
-            width, height = VideoReader(driving).size
+            video = VideoReader(driving)
+            if (video.duration or 0) > service.limits.seconds:
+                raise InputError(f"the video is longer than {service.limits.seconds:g} seconds, the limit here: cut it")
+            width, height = video.size
             if width * height > service.limits.pixels:
                 most = service.limits.pixels / 1e6
                 raise InputError(f"the video has {width} x {height} pixels, {most:g} megapixels are the limit here: "

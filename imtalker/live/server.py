@@ -190,6 +190,7 @@ def make_server(app: FastAPI, told: Callable[[], None] = lambda: None) -> uvicor
         proxy_headers=False,
         ws=_WebSocketProtocol,
         ws_max_size=MESSAGE_BYTES,
+        ws_ping_timeout=None,  # pongs wait behind speech that waits to be spoken; the outbox tells who is gone
         ws_per_message_deflate=False,  # pictures and speech do not get smaller
         timeout_graceful_shutdown=CLOSING_SECONDS,
     )

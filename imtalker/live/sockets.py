@@ -12,6 +12,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from ..errors import InputError
 from . import protocol
 from .conversation import Conversation
+from .guard import short
 from .outbox import Closed, Event
 from .pictures import encoder
 from .refusal import Refusal
@@ -122,7 +123,7 @@ async def _end(socket: WebSocket, reason: str, code: int) -> None:
 
     async def say() -> None:
         await socket.send_text(json.dumps({"type": "closing", "error": reason}))
-        await socket.close(code, reason[:120])
+        await socket.close(code, short(reason))
 
     try:
         await asyncio.wait_for(say(), PATIENCE)

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
@@ -42,16 +42,16 @@ async def receive_form(
     if kind != b"multipart/form-data" or not boundary:
         raise InputError(f"a form (multipart/form-data) with {', '.join(files)} is expected, as curl -F makes it")
     reader = _FormReader(folder, files, values)
-    parser = MultipartParser(boundary, reader.callbacks())
     received = 0
     try:
+        parser = MultipartParser(boundary, reader.callbacks())
         async for chunk in request.stream():
             received += len(chunk)
             if received > most:
                 raise too_large(most)
             parser.write(chunk)
         parser.finalize()
-    except MultipartParseError as error:
+    except FormParserError as error:
         raise InputError(f"the form is damaged ({error}): send it again") from None
     except ClientDisconnect:
         raise InputError("the form broke off: send it again") from None
@@ -82,7 +82,8 @@ async def receive_json(request: Request) -> dict:
 
 def safe_name(name: str) -> str:
     """A file's name without folders and without what a file system or a terminal might not like."""
-    return re.sub(r"[^\w. -]", "_", name.replace("\\", "/").rsplit("/", 1)[-1])[-80:].strip(". ") or "file"
+    name = re.sub(r"[^\w. -]", "_", name.replace("\\", "/").rsplit("/", 1)[-1])
+    return name.encode(errors="replace")[-80:].decode(errors="ignore").strip(". ") or "file"
 
 
 class _FormReader:
