@@ -21,7 +21,6 @@ sample = Path(imtalker.__file__).parent / "assets" / "sample.wav"
 speech, out, server = (sys.argv[1:] + [sample, "live.mp4", "ws://127.0.0.1:8000"][len(sys.argv) - 1 :])[:3]
 
 
-
 def say(socket):
     samples = (load_audio(speech) * 32767).astype("<i2")
     for start in range(0, len(samples), 16_000):

@@ -356,7 +356,9 @@ class Clip:
     def __len__(self) -> int:
         """Number of frames. Of a driving video that has not been read to its end yet: as its file declares it; where it
         does not, it is read now."""
-        return retimed_count(len(self.motion), self.fps) if self.expected is None else self.expected
+        if self._frames is None:
+            self._frames = len(self.motion)
+        return self.expected
 
     @property
     def expected(self) -> int | None:

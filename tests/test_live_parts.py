@@ -12,11 +12,12 @@ from live_fake import FakeSession, FakeTalker, Running, number_of, wait_until
 
 from imtalker import InputError
 from imtalker.live.camera import Mirror
-from imtalker.live.guard import matches, short
+from imtalker.live.guard import matches
 from imtalker.live.outbox import Closed, Event, Moment, Outbox
 from imtalker.live.pace import Pace
 from imtalker.live.protocol import HEADER, Hello, Kind, number, pack, pcm
 from imtalker.live.pump import LEAD, Pump
+from imtalker.live.refusal import short
 from imtalker.live.scheduler import Once, Scheduler
 from imtalker.live.speech import Utterance, espeak, load_speaker
 from imtalker.live.stage import Stage

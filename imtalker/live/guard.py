@@ -7,6 +7,8 @@ import ipaddress
 import json
 from urllib.parse import urlsplit
 
+from .refusal import short
+
 CONTENT_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; "
     "connect-src 'self'; worker-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -80,11 +82,6 @@ class Guard:
             if not matches(self._key, key if scheme.lower() == "bearer" else None):
                 return 401, "the API key is missing or wrong: send it as 'Authorization: Bearer KEY'"
         return None
-
-
-def short(reason: str) -> str:
-    """As much of it as a WebSocket's last message takes: 123 bytes."""
-    return reason.encode()[:120].decode(errors="ignore")
 
 
 async def _refuse(scope, receive, send, status: int, message: str) -> None:

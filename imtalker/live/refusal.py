@@ -24,3 +24,8 @@ def busy(message: str) -> Refusal:
 
 def missing(what: str) -> Refusal:
     return Refusal(404, "missing", f"{what} is not there (any more): check it, or make it again")
+
+
+def short(reason: str) -> str:
+    """As much of it as a WebSocket's last message takes: 123 bytes."""
+    return reason.encode()[:120].decode(errors="ignore")

@@ -76,7 +76,7 @@ def job_routes(service: Service) -> APIRouter:
         def clip(source, driving: Path, how: dict):
             video = VideoReader(driving)
             if (video.duration or 0) > service.limits.seconds:
-                raise InputError(f"the video is longer than {service.limits.seconds:g} seconds, the limit here: cut it")
+                raise too_long("video", service.limits.seconds)
             width, height = video.size
             if width * height > service.limits.pixels:
                 most = service.limits.pixels / 1e6
@@ -189,4 +189,8 @@ def check_seconds(path: Path, most: float) -> None:
     for block in stream_audio(path, SAMPLE_RATE):
         samples += len(block)
         if samples > most * SAMPLE_RATE:
-            raise InputError(f"the sound is longer than {most:g} seconds, the limit here: cut it")
+            raise too_long("sound", most)
+
+
+def too_long(what: str, most: float) -> InputError:
+    return InputError(f"the {what} is longer than {most:g} seconds, the limit here: cut it")

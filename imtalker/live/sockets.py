@@ -12,10 +12,9 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from ..errors import InputError
 from . import protocol
 from .conversation import Conversation
-from .guard import short
 from .outbox import Closed, Event
 from .pictures import encoder
-from .refusal import Refusal
+from .refusal import Refusal, short
 from .service import Service
 
 log = logging.getLogger("imtalker.live")

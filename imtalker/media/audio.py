@@ -218,6 +218,7 @@ def _resampled(blocks: Iterator[tuple[np.ndarray, int]], rate: int, channels: in
             if resampler is not None:
                 tail = resampler.resample_chunk(nothing, last=True)
                 if len(tail):
+                    given += len(tail)
                     yield tail
             current = block_rate
             resampler = None if current == rate else soxr.ResampleStream(current, rate, channels, dtype="float32")
