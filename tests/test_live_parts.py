@@ -12,16 +12,21 @@ from live_fake import FakeSession, FakeTalker, Running, number_of, wait_until
 
 from imtalker import InputError
 from imtalker.live.camera import Mirror
+from imtalker.live.conversation import MISTAKES
 from imtalker.live.guard import matches
+from imtalker.live.jobs import Job
+from imtalker.live.limits import Limits
 from imtalker.live.outbox import Closed, Event, Moment, Outbox
 from imtalker.live.pace import Pace
 from imtalker.live.protocol import HEADER, Hello, Kind, number, pack, pcm
 from imtalker.live.pump import LEAD, Pump
 from imtalker.live.refusal import short
 from imtalker.live.scheduler import Once, Scheduler
+from imtalker.live.sources import Sources
 from imtalker.live.speech import Utterance, espeak, load_speaker
 from imtalker.live.stage import Stage
 from imtalker.live.uploads import safe_name
+from imtalker.media import FPS
 from imtalker.workers import Workers
 
 
@@ -382,6 +387,54 @@ def test_a_camera_may_change_the_size_of_its_pictures():
     mirror._find = True
     mirror.see(np.zeros((100, 120, 3), np.uint8))  # where the face is in it is not known yet
     assert mirror.wants(0.0) and mirror.step(time.monotonic()) and mirror.drawn == 0
+
+
+def test_a_camera_that_sees_nobody_says_so_and_goes_on_looking():
+    async def look():
+        outbox = Outbox(asyncio.get_running_loop())
+        mirror = Mirror(FakeTalker(), None, outbox, Pace(), lambda: None)
+        for _ in range(2 * MISTAKES):
+            for _ in range(FPS):
+                mirror.see(np.zeros((64, 64, 3), np.uint8))
+            assert "no face" in (await outbox.take()).details["error"]
+        assert outbox.reason is None and mirror.wants(0.0) is None
+
+    asyncio.run(look())
+
+
+# ------------------------------------------------------------------------------------------------- pictures and clips
+
+
+def test_no_more_than_two_pictures_are_decoded_at_once(monkeypatch, picture):
+    decoding, most = [], []
+
+    def slowly(path):
+        decoding.append(path)
+        time.sleep(0.05)
+        most.append(len(decoding))
+        decoding.remove(path)
+        return np.zeros((32, 32, 3), np.uint8)
+
+    async def encode():
+        async def on_model(function):
+            return function()
+
+        sources = Sources(FakeTalker(), Limits(), on_model, crop=False)
+        await asyncio.gather(*(sources.encode(picture, crop=False) for _ in range(6)))
+
+    monkeypatch.setattr("imtalker.live.sources.load_picture", slowly)
+    asyncio.run(encode())
+    assert len(most) == 6 and max(most) == 2
+
+
+def test_a_job_at_rest_is_reported_again_and_again(monkeypatch, tmp_path):
+    monkeypatch.setattr("imtalker.live.jobs.ALIVE", 0.01)
+
+    async def watch():
+        events = Job("animate", tmp_path, None, 1.0).events()
+        return [await anext(events) for _ in range(3)]
+
+    assert [told["state"] for told in asyncio.run(watch())] == ["waiting"] * 3
 
 
 # -------------------------------------------------------------------------------------------------------------- speech

@@ -223,15 +223,32 @@ def test_a_gigabyte_of_unknown_length_is_stored_up_to_the_limit_only(server):
     wait_until(lambda: not left_behind(server))
 
 
+def begin_upload(server, path):
+    """A connection over which the beginning of a picture was sent."""
+    connection = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+    connection.sendall(
+        f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 100000\r\n".encode()
+        + b"content-type: multipart/form-data; boundary=b\r\n\r\n"
+        + b'--b\r\ncontent-disposition: form-data; name="source"; filename="a.png"\r\n\r\n'
+        + bytes(5000)
+    )
+    wait_until(lambda: left_behind(server))
+    return connection
+
+
 def test_an_upload_that_breaks_off_leaves_nothing(server):
-    with socket.create_connection(("127.0.0.1", server.port)) as connection:
-        connection.sendall(
-            b"POST /v1/sources HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 100000\r\n"
-            b"content-type: multipart/form-data; boundary=b\r\n\r\n"
-            b'--b\r\ncontent-disposition: form-data; name="source"; filename="a.png"\r\n\r\n' + bytes(5000)
-        )
-        wait_until(lambda: left_behind(server))
+    begin_upload(server, "/v1/sources").close()
     wait_until(lambda: not list(server.service.folder.iterdir()))
+
+
+def test_an_upload_that_comes_to_a_halt_is_ended_and_keeps_others_out_no_longer(files):
+    upload = {"source": files["source"], "audio": files["audio"]}
+    with Running(uploads=1, stalled_seconds=0.5) as server, begin_upload(server, "/v1/animate") as halted:
+        status, headers, told = server.post("/v1/sources", {"source": files["source"]}, {"crop": "0"})
+        assert status == 503 and headers["retry-after"] and "1 uploads" in told["error"]
+        assert halted.recv(1000).startswith(b"HTTP/1.1 408 ")
+        assert not list(server.service.folder.iterdir())
+        assert server.post("/v1/animate", upload, {"crop": "0"})[0] == 202
 
 
 # --------------------------------------------------------------------------------------------------- the life of a job
@@ -251,6 +268,37 @@ def test_jobs_wait_in_turn_are_cancelled_refused_and_expire(files):
         assert server.ask("GET", f"/v1/jobs/{jobs[1]['id']}")[0] == 404
         text = server.ask("GET", "/metrics")[2].decode()
         assert 'imtalker_jobs_total{state="cancelled"} 2.0' in text and "imtalker_jobs_waiting 0.0" in text
+
+
+def test_uploads_count_and_fetched_clips_make_room(files):
+    upload = {"source": files["source"], "audio": files["audio"]}
+    with Running(jobs=2) as server:
+        first, second = (server.post("/v1/animate", upload, {"crop": "0"})[2] for _ in range(2))
+        assert finished(server, first)["state"] == finished(server, second)["state"] == "done"
+        assert server.post("/v1/animate", upload, {"crop": "0"})[0] == 503  # both may still be wanted
+        assert server.ask("GET", f"/v1/jobs/{second['id']}/video")[0] == 200
+        with begin_upload(server, "/v1/animate"):
+            wait_until(lambda: server.ask("GET", f"/v1/jobs/{second['id']}")[0] == 404)
+            assert server.post("/v1/animate", upload, {"crop": "0"})[0] == 503
+        assert server.ask("GET", f"/v1/jobs/{first['id']}/video")[0] == 200
+        wait_until(lambda: server.post("/v1/animate", upload, {"crop": "0"})[0] == 202)
+
+
+def test_a_picture_is_kept_while_its_face_is_live(files):
+    with Running(keep_seconds=0.3) as server:
+        keep = lambda: server.post("/v1/sources", {"source": files["source"]}, {"crop": "0"})[2]["id"]
+        shown, other = keep(), keep()
+        status = lambda name: server.ask("GET", f"/v1/sources/{name}/picture")[0]
+        with server.live(source=shown):
+            wait_until(lambda: other not in server.service.sources._kept)
+            time.sleep(0.5)
+            assert status(shown) == 200 and status(other) == 404
+        wait_until(lambda: shown not in server.service.sources._kept)
+
+
+def test_a_picture_that_is_not_there_is_told_before_anything_is_sent(server, files):
+    status, _, told = server.post("/v1/animate?source_id=nobody", {"audio": files["audio"]})
+    assert status == 404 and "source" in told["error"]
 
 
 def test_a_live_face_keeps_its_pace_beside_a_job(files):
@@ -310,6 +358,10 @@ def test_a_page_that_is_allowed(files):
         preflight = {"origin": origin, "access-control-request-method": "POST",
                      "access-control-request-headers": "authorization"}  # fmt: skip
         assert server.ask("OPTIONS", "/v1/animate", headers=preflight)[0] == 200
+        status, headers, _ = server.ask("GET", "/v1/jobs/x", headers={"origin": origin})
+        assert status == 401 and headers["access-control-allow-origin"] == origin  # the page can read why
+        status, headers, _ = server.ask("GET", "/v1/jobs/x", headers={"origin": "https://evil.example"})
+        assert status == 403 and "access-control-allow-origin" not in headers
 
 
 def test_the_key():

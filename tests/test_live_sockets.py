@@ -201,6 +201,8 @@ def test_a_camera_drives_the_face(server):
         assert "picture" in viewer.event("error")["error"]
         viewer.send(type="flush")
         viewer.take_until(lambda: "camera" in viewer.events[-1]["error"])
+        viewer.socket.send(cv2.imencode(".jpg", np.zeros((1200, 1920, 3), np.uint8))[1].tobytes())
+        viewer.take_until(lambda: "1920 x 1200" in viewer.events[-1]["error"])
 
 
 def closing_code(viewer):

@@ -56,7 +56,7 @@ class Mirror:
 
     def see(self, picture: np.ndarray) -> None:
         """One picture, uint8 (H, W, 3) RGB; all of one size. May take long while it looks for the face: not for an
-        event loop's thread. Raises InputError when there is no face in the first second's pictures."""
+        event loop's thread. Where a second's pictures show no face, the client is told, and the next are looked at."""
         now = self.asked = time.monotonic()
         if self._crop is None or picture.shape[:2] != (self._crop.height, self._crop.width):
             self._crop = self._frame(picture, now)
@@ -79,7 +79,11 @@ class Mirror:
             return None
         looks, self._looks = self._looks, []
         self._first = None
-        return driving_crop(looks, name="the camera's picture")
+        try:
+            return driving_crop(looks, name="the camera's picture")
+        except InputError as error:  # nothing that the client got wrong
+            self.outbox.put(Event("error", {"error": str(error)}))
+            return None
 
     def wants(self, now: float) -> tuple[float, float] | None:
         with self._lock:

@@ -208,6 +208,6 @@ class Conversation:
 
     async def _see(self, data: bytes) -> None:
         try:
-            await asyncio.to_thread(lambda: self.face.see(read_camera(data, self._limits.pixels)))
+            await asyncio.to_thread(lambda: self.face.see(read_camera(data, self._limits.camera_pixels)))
         except InputError as error:
             self.mistake(error)

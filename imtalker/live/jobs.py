@@ -8,6 +8,7 @@ import secrets
 import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from .scheduler import Scheduler
 
 log = logging.getLogger("imtalker.live")
 
+ALIVE = 15.0  # seconds after which a report is repeated, so that no proxy takes the connection for dead
 YIELDS = 1.0  # seconds that a job's next frames may wait for faces that are watched live
 ENDED = ("done", "failed", "cancelled")
 
@@ -82,10 +84,16 @@ class Job:
         self.state, self.error = "waiting", ""
         self.frames, self.of = 0, 0  # written so far, and in all as far as is known
         self.ended: float | None = None
+        self.fetched = False  # its video, once at least
         self.video = folder / "video.mp4"
         self._prepare, self._most_seconds = prepare, most_seconds
         self._changed = asyncio.Event()
         self._task: asyncio.Task | None = None
+
+    @property
+    def spent(self) -> bool:
+        """Whether it has nothing to give that was not fetched."""
+        return self.fetched or self.state in ("failed", "cancelled")
 
     def report(self) -> dict:
         told = {"id": self.id, "kind": self.kind, "state": self.state, "frames": self.frames, "of": self.of}
@@ -113,14 +121,15 @@ class Job:
             self._end("cancelled")
 
     async def events(self) -> AsyncIterator[dict]:
-        """Reports, one at once and one whenever something changed, up to that of its end."""
+        """Reports, one at once, one whenever something changed and one after ALIVE seconds without, up to its end."""
         while True:
             told = self.report()
             yield told
             if told["state"] in ENDED:
                 return
             if told == self.report():
-                await self._changed.wait()
+                with suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._changed.wait(), ALIVE)
             self._changed = asyncio.Event() if self._changed.is_set() else self._changed
 
     async def _make(self, scheduler: Scheduler) -> None:
@@ -176,13 +185,24 @@ class Jobs:
     def __init__(self, scheduler: Scheduler, limits: Limits, metrics: Metrics):
         self._scheduler, self._limits, self._metrics = scheduler, limits, metrics
         self._jobs: dict[str, Job] = {}
+        self._coming = 0  # being uploaded
         self._waiting: asyncio.Queue[Job] = asyncio.Queue()
 
-    def check_room(self) -> None:
-        """Raises Refusal when no further job can be taken: before its files are."""
+    @contextmanager
+    def room(self) -> Iterator[None]:
+        """Room for one more while it is uploaded. Where there is none, the oldest that has nothing to give any more
+        is forgotten. Raises Refusal when there is no such job."""
         self.expire()
-        if len(self._jobs) >= self._limits.jobs:
-            raise busy(f"{len(self._jobs)} clips are waiting or were not fetched yet")
+        if self._coming + len(self._jobs) >= self._limits.jobs:
+            spent = next((job for job in self._jobs.values() if job.spent), None)
+            if spent is None:
+                raise busy(f"{self._coming + len(self._jobs)} clips are uploaded, wait or were not fetched yet")
+            self.drop(spent.id)
+        self._coming += 1
+        try:
+            yield
+        finally:
+            self._coming -= 1
 
     def add(self, job: Job) -> Job:
         self._jobs[job.id] = job

@@ -75,9 +75,8 @@ def check_pixels(picture: str | bytes, most: int) -> None:
     except Exception:
         return
     if width * height > most:
-        raise InputError(
-            f"the picture has {width} x {height} pixels, {most / 1e6:g} megapixels are the limit here: make it smaller"
-        )
+        limit = f"{most / 1e6:.3g} megapixels are the limit here"
+        raise InputError(f"the picture has {width} x {height} pixels, {limit}: make it smaller")
 
 
 def read_camera(data: bytes, most: int) -> np.ndarray:

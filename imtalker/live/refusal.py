@@ -18,6 +18,10 @@ def too_large(limit: int) -> Refusal:
     return Refusal(413, "too_large", f"the request is larger than the limit of {limit / 2**20:g} MB: send less")
 
 
+def stalled(seconds: float) -> Refusal:
+    return Refusal(408, "stalled", f"nothing of the request came for {seconds:g} seconds: send it again")
+
+
 def busy(message: str) -> Refusal:
     return Refusal(503, "busy", f"{message}: try again later", retry_after=10)
 

@@ -35,7 +35,7 @@ def source_routes(service: Service) -> APIRouter:
     async def add_source(request: Request):
         service.check_ready()
         with service.folder_for_request() as folder:
-            form = await receive_form(request, folder, service.limits.upload_bytes, ("source",), ("face", "crop"))
+            form = await receive_form(request, folder, service.limits, ("source",), ("face", "crop"))
             try:
                 source = await service.sources.encode(form.files["source"], **forms.framing(form.values))
             except InputError as error:
@@ -91,18 +91,15 @@ def job_routes(service: Service) -> APIRouter:
     ) -> JSONResponse:
         """read: options from the form's values. clip: (source, what drives it, options) -> a clip; in a thread."""
         service.check_ready()
-        service.jobs.check_room()
-        chosen = request.query_params.get("source_id")
+        name = request.query_params.get("source_id")
+        chosen = None if name is None else await service.sources.get(name)
         files = ("source", driving) if chosen is None else (driving,)
-        with service.folder_for_request() as folder:
-            form = await receive_form(request, folder, service.limits.upload_bytes, files, named)
+        with service.jobs.room(), service.folder_for_request() as folder:
+            form = await receive_form(request, folder, service.limits, files, named)
             framing, how = forms.framing(form.values), read(form.values)
 
             async def prepare():
-                if chosen is None:
-                    source = await service.sources.encode(form.files["source"], **framing)
-                else:
-                    source = await service.sources.get(chosen)
+                source = chosen or await service.sources.encode(form.files["source"], **framing)
                 return await asyncio.to_thread(clip, source, form.files[driving], how)
 
             job = service.jobs.add(Job(kind, folder, prepare, service.limits.seconds))
@@ -131,6 +128,7 @@ def job_routes(service: Service) -> APIRouter:
         job = service.jobs.get(name)
         if job.state != "done":
             raise Refusal(409, "early", f"the job is {job.state}: its video is there when it is done")
+        job.fetched = True
         return FileResponse(job.video, media_type="video/mp4", filename=f"imtalker-{job.kind}.mp4")
 
     @routes.delete("/jobs/{name}", status_code=204, summary="Cancel a job and forget its files")
@@ -172,7 +170,7 @@ def live_routes(service: Service, key: str | None) -> APIRouter:
     async def speech(name: str, request: Request):
         conversation = service.conversation(name)
         with service.folder_for_request() as folder:
-            form = await receive_form(request, folder, service.limits.upload_bytes, ("audio",), ())
+            form = await receive_form(request, folder, service.limits, ("audio",), ())
             try:
                 await asyncio.to_thread(check_seconds, form.files["audio"], service.limits.seconds)
             except InputError as error:

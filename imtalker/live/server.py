@@ -61,7 +61,7 @@ def make_app(service: Service, key: str | None = None, origins: tuple[str, ...] 
     async def refuse(request: Request, refusal: Refusal):
         service.refused(refusal)
         headers = {"retry-after": str(refusal.retry_after)} if refusal.retry_after else {}
-        if refusal.status == 413:
+        if refusal.status in (408, 413):
             headers["connection"] = "close"  # what is still being sent is not read
         return JSONResponse({"error": str(refusal)}, refusal.status, headers)
 
@@ -118,9 +118,12 @@ def make_app(service: Service, key: str | None = None, origins: tuple[str, ...] 
         return FileResponse(ASSETS / "sample.wav")
 
     app.mount("/", StaticFiles(directory=PAGE, html=True))
-    if origins:
-        app.add_middleware(CORSMiddleware, allow_origins=list(origins), allow_methods=["*"], allow_headers=["*"])
     app.add_middleware(Guard, key=key, origins=origins)
+    if origins:  # outermost: a page may read what it is refused for, too
+        told = ["location", "retry-after"]
+        app.add_middleware(
+            CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"], expose_headers=told
+        )
     return app
 
 

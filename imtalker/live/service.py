@@ -36,7 +36,7 @@ log = logging.getLogger("imtalker.live")
 
 LIVE_NFE = 4  # velocity evaluations for each window of a live face's motion, when nobody says how many
 LEAST_RATE = 5.0  # frames a second that every face has to get; where they could not, a further one is refused
-THREADS = 32  # for what is neither the model nor the event loop: compressing, decoding, finding faces
+THREADS = 32  # for what is neither the model nor the event loop: decoding, finding faces
 FAREWELL = 2.0  # seconds in which clients are told that the server stops
 HOUSEKEEPING = 5.0  # seconds between two looks at what has expired
 
@@ -66,7 +66,9 @@ class Service:
         self.speaker = speaker or load_speaker("espeak")
         self.conversations: dict[str, Conversation] = {}
         self.connections: set[asyncio.Task] = set()  # of live clients; each tells its client when it is closed
+        self.encoders = ThreadPoolExecutor(limits.sessions, "encoder")  # of live pictures, which wait for nothing else
         self._load = load
+        self._uploads = 0  # under way
         self._tasks: list[asyncio.Task] = []
 
     # ------------------------------------------------------------------------------------------------ start and stop
@@ -90,6 +92,7 @@ class Service:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.to_thread(self.scheduler.stop)
+        self.encoders.shutdown(wait=False)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     async def _begin(self) -> None:
@@ -132,7 +135,7 @@ class Service:
         """Let go of what nobody wants any more."""
         while True:
             await asyncio.sleep(min(HOUSEKEEPING, self.limits.keep_seconds, self.limits.silent_seconds))
-            self.sources.expire()
+            self.sources.expire(conversation.hello.source for conversation in self.conversations.values())
             self.jobs.expire()
             now = time.monotonic()
             for conversation in list(self.conversations.values()):
@@ -197,13 +200,18 @@ class Service:
 
     @contextmanager
     def folder_for_request(self) -> Iterator[Path]:
-        """A folder for one request's files; removed when the block raises."""
+        """A folder for one request's files while they are received; removed when the block raises. Raises Refusal."""
+        if self._uploads >= self.limits.uploads:
+            raise busy(f"{self._uploads} uploads are under way")
+        self._uploads += 1
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         try:
             yield folder
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
+        finally:
+            self._uploads -= 1
 
     def remove(self, folder: Path) -> None:
         """The files of a request, when they are not needed any more. From any thread."""

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable
+from concurrent.futures import Executor
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -74,7 +75,7 @@ async def _talk(socket: WebSocket, conversation: Conversation, service: Service)
         await asyncio.sleep(PATIENCE)
         raise Closed(conversation.outbox.reason)
 
-    ways = _receive(socket, conversation), _send(socket, conversation), give_up()
+    ways = _receive(socket, conversation), _send(socket, conversation, service.encoders), give_up()
     tasks = [asyncio.ensure_future(way) for way in ways]
     done, others = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in others:
@@ -102,8 +103,9 @@ async def _receive(socket: WebSocket, conversation: Conversation) -> None:
             conversation.mistake(error)
 
 
-async def _send(socket: WebSocket, conversation: Conversation) -> None:
+async def _send(socket: WebSocket, conversation: Conversation, encoders: Executor) -> None:
     hello, pictures = conversation.hello, encoder(conversation.hello)
+    loop = asyncio.get_running_loop()
     sends_sound = hello.sound and hello.input != "camera"
     while True:
         item = await conversation.next()
@@ -113,7 +115,7 @@ async def _send(socket: WebSocket, conversation: Conversation) -> None:
         if sends_sound:
             await socket.send_bytes(protocol.pack(protocol.Kind.SOUND, item.frame, protocol.pcm(item.sound)))
         if item.picture is not None:
-            for message in await asyncio.to_thread(pictures.encode, item.frame, item.picture):
+            for message in await loop.run_in_executor(encoders, pictures.encode, item.frame, item.picture):
                 await socket.send_bytes(message)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..pipeline import IMTalker, Source
 
 SAMPLE = ASSETS / "sample.png"
+AT_ONCE = 2  # pictures that are decoded at once: a large one takes a quarter of a gigabyte meanwhile
 
 
 class Sources:
@@ -28,6 +29,7 @@ class Sources:
     def __init__(self, talker: IMTalker, limits: Limits, on_model: Callable[[Callable], Awaitable], crop: bool):
         """on_model: runs a function in the model's thread. crop: find the face in the bundled picture."""
         self._talker, self._limits, self._on_model, self._crop = talker, limits, on_model, crop
+        self._decoding = asyncio.Semaphore(AT_ONCE)
         self._kept: dict[str, tuple[float, Source]] = {}  # id -> when it was last used, in the order of that
 
     async def encode(self, picture: Path, face: int = 0, crop: bool = True) -> Source:
@@ -39,7 +41,8 @@ class Sources:
             where = source_crop(pixels, face, "the picture") if crop else no_crop(*pixels.shape[:2])
             return where.apply(pixels, self._talker.config.size)
 
-        square = await asyncio.to_thread(cut)
+        async with self._decoding:
+            square = await asyncio.to_thread(cut)
         return await self._on_model(lambda: self._talker.encode_source(square, crop=False))
 
     def keep(self, source: Source) -> str:
@@ -64,8 +67,11 @@ class Sources:
         if name == "sample" or self._kept.pop(name, None) is None:
             raise missing("the source")
 
-    def expire(self) -> None:
-        """Forget what nobody used for long."""
+    def expire(self, in_use: Iterable[str]) -> None:
+        """Forget what nobody used for long. in_use: ids that are being used now."""
+        for name in in_use:
+            if name in self._kept:
+                self._use(name, self._kept[name][1])
         now = time.monotonic()
         for name, (used, _) in list(self._kept.items()):
             if name != "sample" and now - used > self._limits.keep_seconds:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from dataclasses import dataclass, field
@@ -12,7 +13,8 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
 from ..errors import InputError
-from .refusal import too_large
+from .limits import Limits
+from .refusal import stalled, too_large
 
 FIELD_BYTES = 4096  # of a field that is no file
 JSON_BYTES = 2**18  # of a request that is JSON
@@ -27,13 +29,14 @@ class Form:
 
 
 async def receive_form(
-    request: Request, folder: Path, most: int, files: tuple[str, ...], values: tuple[str, ...]
+    request: Request, folder: Path, limits: Limits, files: tuple[str, ...], values: tuple[str, ...]
 ) -> Form:
     """Read a multipart form; its files go into `folder`, which the caller removes, whatever happens.
 
-    most: bytes of the whole request. files, values: names of the fields that are expected; each file is needed.
-    Raises InputError for another form, Refusal when it is too large: as early as its size is known.
+    files, values: names of the fields that are expected; each file is needed. Raises InputError for another form,
+    Refusal when the request is too large, as early as its size is known, or when it comes to a halt.
     """
+    most = limits.upload_bytes
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length) > most:
         raise too_large(most)
@@ -45,7 +48,8 @@ async def receive_form(
     received = 0
     try:
         parser = MultipartParser(boundary, reader.callbacks())
-        async for chunk in request.stream():
+        stream = request.stream()
+        while (chunk := await asyncio.wait_for(anext(stream, None), limits.stalled_seconds)) is not None:
             received += len(chunk)
             if received > most:
                 raise too_large(most)
@@ -55,6 +59,8 @@ async def receive_form(
         raise InputError(f"the form is damaged ({error}): send it again") from None
     except ClientDisconnect:
         raise InputError("the form broke off: send it again") from None
+    except asyncio.TimeoutError:
+        raise stalled(limits.stalled_seconds) from None
     finally:
         reader.close()
     if not reader.complete:
