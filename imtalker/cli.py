@@ -353,31 +353,32 @@ def _parser() -> OptionParser:
         "identity; files that are there are kept. With --speech: speech with phoneme times.",
     )
     command.add_argument("out", type=Path, metavar="OUT", help="folder to write")
-    command.add_argument("--pack", type=Path, metavar="DIR", help="the pack of head meshes, skins and hair")
-    command.add_argument("--identities", type=options.count_to(10**7), default=400, metavar="N", help="(default: 400)")
     command.add_argument(
+        "--seed", type=options.SEED, default=0, metavar="N", help="same seed, same people (default: 0)"
+    )
+    heads = command.add_argument_group("of heads alone")
+    heads.add_argument("--pack", type=Path, metavar="DIR", help="the pack of head meshes, skins and hair")
+    heads.add_argument("--identities", type=options.count_to(10**7), default=400, metavar="N", help="(default: 400)")
+    heads.add_argument(
         "--frames", type=options.count_to(10**4), default=20, metavar="N", help="frames of each (default: 20)"
     )
-    command.add_argument(
+    heads.add_argument(
         "--size", type=options.count_to(2048), default=256, metavar="S", help="side in pixels (default: 256)"
     )
-    command.add_argument("--split", choices=("train", "heldout"), default="train", help="people who never meet")
-    command.add_argument(
+    heads.add_argument("--split", choices=("train", "heldout"), default="train", help="people who never meet")
+    heads.add_argument(
         "--first", type=options.INDEX, default=0, metavar="N", help="number of the first identity (default: 0)"
     )
-    command.add_argument(
+    heads.add_argument(
         "--steady", action="store_true", help="heads that hardly move while their faces do, as in talking"
     )
-    command.add_argument("--workers", type=options.count_to(256), metavar="N", help="processes (default: one per core)")
+    heads.add_argument("--workers", type=options.count_to(256), metavar="N", help="processes (default: one per core)")
     command.add_argument(
         "--speech",
         type=options.count_to(10**6),
         metavar="CLIPS",
         help="instead of heads, CLIPS clips of speech "
         "for training, and a fifteenth as many of other voices for tests (flite and espeak-ng needed)",
-    )
-    command.add_argument(
-        "--seed", type=options.SEED, default=0, metavar="N", help="same seed, same people (default: 0)"
     )
     _add_reporting(command, commands.synth)
 
