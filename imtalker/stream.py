@@ -128,7 +128,7 @@ class MotionStream:
         conditions = self.generator.project(features[None], **{name: x[None] for name, (x, _) in controls.items()})
         conditions = conditions.keep(**{name: share[None] for name, (_, share) in controls.items()})
         config = self.generator.config
-        noise = window_noise(self.seed, self._state.windows, (1, config.window, config.motion_dim))
+        noise = window_noise(self.seed, self.frames, (1, config.window, config.motion_dim))
         motion, after = self.generator.step(
             self._state, conditions, self.reference, noise, times=self.times, guidance_scale=self.guidance_scale,
             keep=frames, held=self.generator.hold(controls),

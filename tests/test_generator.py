@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from imtalker import flow
-from imtalker.models.generator import CONDITIONS, Generator, GeneratorConfig, regroup, window_noise
+from imtalker.models.generator import CONDITIONS, SETTLE, Generator, GeneratorConfig, regroup, window_noise
 from imtalker.synth.motion import CAM, GAZE, POSE, SCALE
 
 TINY = GeneratorConfig(audio_dim=6, condition_dim=8, width=32, depth=2, heads=2, mlp_ratio=2, time_dim=16,
@@ -73,7 +73,7 @@ def test_noise_is_as_wide_as_the_configuration_says(audio):
     generator.out.weight.zero_()
     generator.out.bias.zero_()
     made = motion(generator, audio[:10], seed=5)
-    torch.testing.assert_close(made, window_noise(5, 0, (10, 32)) * torch.tensor(spread))
+    torch.testing.assert_close(made, window_noise(5, 0, (1, 10, 32))[0] * torch.tensor(spread))
 
 
 def test_portions_of_audio_do_not_matter(generator, audio):
@@ -103,7 +103,7 @@ def test_memory_does_not_grow(generator):
     sizes = set()
     for k in range(4):
         _, state = generator.step(state, generator.project(track(7, 6, k)[None]), REFERENCE[None],
-                                  window_noise(0, k, (1, 10, 32)), times=flow.time_grid(1))
+                                  window_noise(0, 10 * k, (1, 10, 32)), times=flow.time_grid(1))
         sizes.add((state.motion.shape, len(state.conditions)))
     assert sizes == {((1, 4, 32), 4)}
 
@@ -115,10 +115,10 @@ def test_each_window_sees_the_end_of_the_one_before(generator, audio):
         before = made[: k * 10][-4:]
         assert torch.equal(state.motion[0, 4 - len(before):], before)
         out, state = generator.step(state, generator.project(features[None]), REFERENCE[None],
-                                    window_noise(0, k, (1, 10, 32)), times=flow.time_grid(3))
+                                    window_noise(0, 10 * k, (1, 10, 32)), times=flow.time_grid(3))
         assert torch.equal(out, made[k * 10: k * 10 + 10])
     unaware = generator.step(generator.begin(), generator.project(audio[None, 10:20]), REFERENCE[None],
-                             window_noise(0, 1, (1, 10, 32)), times=flow.time_grid(3))[0]
+                             window_noise(0, 10, (1, 10, 32)), times=flow.time_grid(3))[0]
     assert not torch.allclose(unaware, made[10:20])
 
 
@@ -200,21 +200,47 @@ def test_controls_are_kept_exactly_where_the_latent_is_known(audio):
 
 def test_inertia_is_two_filters_that_go_on_across_windows():
     follow, sampled = torch.tensor([0.6, 0.3, 1.0]), torch.randn(1, 12, 3)
-    once = twice = sampled[0, 0]
-    expected = []
-    for row in sampled[0]:
-        once = once + follow * (row - once)
-        twice = twice + follow * (once - twice)
-        expected.append(twice)
+    once = twice = before = sampled[0, 0]
+    windows, expected = ((0, 5), (5, 6), (6, 12)), []
+    for first, last in windows:
+        # A window begins as the one before was about to go on; what it would have begun with instead comes in slowly.
+        ahead = 1 + 2 * (1 - follow) / follow
+        beside = twice + ahead * (twice - before) - sampled[0, first] if first else torch.zeros(3)
+        for t, row in enumerate(sampled[0, first:last]):
+            before = twice
+            row = torch.where(follow < 1, row + beside * SETTLE ** t, row)
+            once = once + follow * (row - once)
+            twice = twice + follow * (once - twice)
+            expected.append(twice)
     generator = Generator(replace(TINY, motion_dim=3, follow=tuple(follow.tolist()), noise=()))
     state, made = generator.begin(), []
     nothing = generator.project(torch.zeros(1, 12, TINY.audio_dim))
-    for first, last in ((0, 5), (5, 6), (6, 12)):
+    for first, last in windows:
         rows = F.pad(sampled[:, first:last], (0, 0, 0, TINY.window - last + first))
         made.append(generator.steady(rows, state, None)[0, :last - first])
         state = state.after(made[-1], nothing[first:last])
     torch.testing.assert_close(torch.cat(made), torch.stack(expected))
     torch.testing.assert_close(torch.cat(made)[:, 2], sampled[0, :, 2])
+
+
+def test_a_head_that_turns_evenly_goes_on_turning_into_a_window_that_begins_elsewhere():
+    generator = Generator(replace(TINY, window=50, motion_dim=1, follow=(0.6,), noise=()))
+    nothing = generator.project(torch.zeros(1, 50, TINY.audio_dim))
+    turning = torch.arange(50.0)[None, :, None]
+    state = generator.begin()
+    state = state.after(generator.steady(turning, state, None)[0], nothing)
+    after = generator.steady(turning + 150, state, None)[0, :, 0]  # it would have jumped by a hundred
+    speed = torch.cat([state.motion[0, -1], after]).diff()
+    torch.testing.assert_close(speed[0], torch.tensor(1.0))
+    assert speed.diff().abs().max() < 4 and abs(after[-1] - (turning[0, -1, 0] + 150)) < 10
+
+
+def test_short_windows_mean_the_same_motion():
+    """Every frame has noise of its own, whichever window looks at it."""
+    shape = (1, 10, 32)
+    whole = torch.cat([window_noise(7, first, shape) for first in (0, 10, 20)], 1)
+    for first in (0, 3, 9, 10, 17):
+        assert torch.equal(window_noise(7, first, shape), whole[:, first:first + 10])
 
 
 def test_what_is_asked_for_has_no_inertia(audio):

@@ -118,8 +118,8 @@ def test_audio_to_motion(base, inputs, case, name, seconds, scale, nfe, control_
     controls = {kind: track(case + offset, control_frames, dim)
                 for kind, offset, dim in (("gaze", 100, 2), ("pose", 200, 3), ("cam", 300, 3)) if control_frames}
 
-    def noise(window):
-        rng = np.random.default_rng([17, case, window])
+    def noise(first):
+        rng = np.random.default_rng([17, case, first // 50])
         return torch.from_numpy(rng.standard_normal((1, 50, 32)).astype(np.float32))
 
     motion = torch.cat(list(base.generator.sample(

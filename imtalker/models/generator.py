@@ -21,6 +21,7 @@ from .. import flow
 
 CONTROLS = ("pose", "cam", "gaze")
 CONDITIONS = ("audio",) + CONTROLS
+SETTLE = 0.93  # of what a window begins beside the one before, so much is left after a frame
 
 
 @dataclass(frozen=True)
@@ -329,9 +330,9 @@ class Generator(nn.Module):
         reference: (1, M) or (M,), motion latent of the source. pose, cam, gaze: (n, its dim) per frame; one longer
         than the audio is cut, a shorter one holds its last value (`hold_controls=False`: continues with zeros, as
         published). nfe: velocity evaluations per window; `published_schedule` makes one fewer, see `flow.time_grid`.
-        guidance_scale: weight of the audio, 1 is off and halves the work. seed: of the noise; `noise(k)` gives window
-        k's (1, W, M) instead. windows: frames of each window, the last number for all that follow; all W if None; fewer
-        answer sooner and cost more.
+        guidance_scale: weight of the audio, 1 is off and halves the work. seed: of the noise; `noise(first)` gives
+        that of the window which begins with frame `first`, (1, W, M), instead. windows: frames of each window, the last
+        number for all that follow; all W if None; fewer answer sooner and cost more.
 
         Yields (n, M) float32, n as in `windows`, but for the last one. T frames in all; memory does not grow with T.
         """
@@ -343,7 +344,7 @@ class Generator(nn.Module):
                 raise ValueError(f"{name} has shape {tuple(x.shape)}; give (frames, {getattr(config, f'{name}_dim')}) "
                                  "with at least one frame")
         times = flow.time_grid(nfe, published_schedule)
-        noise = noise or (lambda k: window_noise(seed, k, (1, config.window, config.motion_dim)))
+        noise = noise or (lambda first: window_noise(seed, first, (1, config.window, config.motion_dim)))
         reference = reference.reshape(1, config.motion_dim)
 
         def portions() -> Iterator[Tensor]:  # apart, so that what is wrong is said now and not at the first frame
@@ -354,7 +355,7 @@ class Generator(nn.Module):
                 with torch.inference_mode():
                     conditions = self.project(features[None], **{name: x[None] for name, x in given.items()})
                 held = self.hold({name: (x, x.new_ones(len(x))) for name, x in given.items()})
-                motion, state = self.step(state, conditions, reference, noise(state.windows), times=times,
+                motion, state = self.step(state, conditions, reference, noise(first), times=times,
                                           guidance_scale=guidance_scale, held=held)
                 first = frames.stop
                 yield motion
@@ -387,8 +388,10 @@ class SampleState:
 def damping(follow: Tensor, frames: int) -> Tensor:
     """What is left of noise in a head's place shakes it: two low-pass filters of first order, one after the other.
 
-    follow: (M,), the share of the way that each filter goes per frame; 1 changes nothing. Returns (M, W, 2 + W): W =
-    `frames` frames as sums of the two before the first, as they were filtered, and of those that come in.
+    A head goes on as it moved where a window ends: by how much the next one would begin elsewhere is taken from it,
+    less and less from frame to frame. follow: (M,), the share of the way that each filter goes per frame; 1 changes
+    nothing. Returns (M, W, 2 + W): W = `frames` frames as sums of the two before the first, as they were filtered, and
+    of those that come in.
     """
     follow = follow.double()[:, None]
     rest, t = 1 - follow, torch.arange(frames)
@@ -396,12 +399,19 @@ def damping(follow: Tensor, frames: int) -> Tensor:
     response = follow ** 2 * (t + 1) * decay
     inside = torch.stack([F.pad(response, (k, 0))[:, :frames] for k in range(frames)], 2)
     before = torch.stack([-(rest ** 2) * (t + 1) * decay, rest * (t + 2) * decay], 2)
-    return torch.cat([before, inside], 2).float()
+    weights = torch.cat([before, inside], 2)
+    seam = inside @ SETTLE ** t.double() * (follow < 1)  # (M, W), what a step at the beginning makes of it
+    ahead = 1 + 2 * rest / follow  # frames by which what comes in is before what went out
+    weights[:, :, :3] += seam[:, :, None] * torch.stack([-ahead, 1 + ahead, -torch.ones_like(ahead)], 2)
+    return weights.float()
 
 
-def window_noise(seed: int, window: int, shape: tuple[int, ...]) -> Tensor:
-    """Standard normal float32 noise of one window; the same on every device."""
-    return torch.from_numpy(np.random.default_rng([seed, window]).standard_normal(shape, np.float32))
+def window_noise(seed: int, first: int, shape: tuple[int, int, int]) -> Tensor:
+    """Standard normal float32 noise (1, W, M) = `shape` for the window that begins with frame `first`; the same on
+    every device. Every frame has its own: short windows look beyond their end, and so the next one means the same."""
+    block, offset = divmod(first, shape[1])
+    blocks = [np.random.default_rng([seed, block + k]).standard_normal(shape, np.float32) for k in range(2)]
+    return torch.from_numpy(np.concatenate(blocks, 1)[:, offset:offset + shape[1]])
 
 
 def regroup(audio: Tensor | Iterable[Tensor], sizes: Iterator[int]) -> Iterator[Tensor]:
