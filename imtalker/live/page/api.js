@@ -13,7 +13,7 @@ function headers(more = {}) {
   return key ? { ...more, authorization: `Bearer ${key}` } : more;
 }
 
-export async function ask(method, path, body = undefined) {
+export async function ask(method, path, body = undefined, signal = undefined) {
   const json = body !== undefined && !(body instanceof FormData);
   let answer;
   try {
@@ -21,8 +21,10 @@ export async function ask(method, path, body = undefined) {
       method,
       headers: headers(json ? { "content-type": "application/json" } : {}),
       body: json ? JSON.stringify(body) : body,
+      signal,
     });
   } catch {
+    signal?.throwIfAborted();
     throw new Error("The server does not answer. Is it still running?");
   }
   if (!answer.ok) {
@@ -34,8 +36,8 @@ export async function ask(method, path, body = undefined) {
   return answer;
 }
 
-export async function askJson(method, path, body) {
-  const answer = await ask(method, path, body);
+export async function askJson(method, path, body, signal) {
+  const answer = await ask(method, path, body, signal);
   return answer.status === 204 ? null : answer.json();
 }
 
@@ -53,9 +55,9 @@ export function formOf(parts) {
   return form;
 }
 
-// The reports of a job until it has ended. EventSource could not send the key.
+// The reports of a job until it has ended, or the connection has. EventSource could not send the key.
 export async function* reports(job, signal) {
-  const answer = await fetch(`/v1/jobs/${job}/events`, { headers: headers(), signal });
+  const answer = await ask("GET", `/v1/jobs/${job}/events`, undefined, signal);
   const lines = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
   for (;;) {
@@ -64,7 +66,10 @@ export async function* reports(job, signal) {
     text += value;
     const events = text.split("\n\n");
     text = events.pop();
-    for (const event of events) yield JSON.parse(event.slice(event.indexOf("data: ") + 6));
+    for (const event of events) {
+      const data = event.split("\n").find((line) => line.startsWith("data: ")); // none in a comment
+      if (data) yield JSON.parse(data.slice(6));
+    }
   }
 }
 

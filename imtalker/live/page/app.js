@@ -1,24 +1,30 @@
 // The page: what the buttons do.
 
 import { ask, askJson, formOf, leave, reports, sentence, setKey } from "./api.js";
-import { closeCamera, follow, openCamera, openMicrophone, snapshot } from "./camera.js";
+import { follow, openCamera, openMicrophone, snapshot } from "./camera.js";
 import { RtcLink } from "./rtc.js";
 import { SocketLink } from "./socket.js";
 
 const $ = (id) => document.getElementById(id);
 const TAP_MS = 350; // a shorter press keeps the microphone open
 const STEER_MS = 80; // between two messages of a moving slider
+const AGAIN_MS = 1000; // until the server is asked again
+const TRIES = 15; // that may fail, one after the other
+const ENDED = ["done", "failed", "cancelled"]; // states of a job
 
-let source = "sample";
-let link = null; // the live connection
-let microphone = null;
-let stopFollowing = null;
+let chosen = { id: "sample", file: null }; // the picture: its name on the server, and what it was made of
+let choosing = new AbortController(); // the last choice of a picture; a newer one ends it
+let life = null; // AbortController of all that belongs to a live face, from the wish for it on
+let link = null; // its connection, once there is one
+let camera = false; // whether the webcam drives it
+let microphone = null; // a promise, once it was asked for
 let muted = false;
-let job = null;
+let making = null; // AbortController of the video that is being made
 
 // ------------------------------------------------------------------------------------------------------------ telling
 
 function complain(error) {
+  if (error.name === "AbortError") return; // somebody changed their mind
   $("error").textContent = sentence(error.message || String(error));
   $("error").hidden = false;
   if (error.status === 401) $("key").hidden = false;
@@ -40,17 +46,27 @@ const told = (action) => async (event) => {
   }
 };
 
+// What comes of a promise, unless it is not wanted any more before.
+function unless(signal, promise) {
+  const over = new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
+  return Promise.race([promise, over]);
+}
+
+function display(element, blob) {
+  URL.revokeObjectURL(element.src); // of what it showed before
+  element.src = URL.createObjectURL(blob);
+}
+
 function show() {
-  const camera = Boolean(stopFollowing);
   const live = Boolean(link) && !camera;
-  $("start").textContent = link ? "Stop" : "Bring to life";
+  $("start").textContent = link ? "Stop" : life ? "Cancel" : "Bring to life";
   for (const id of ["talk", "hush", "speech-say", "speech-sample", "free"]) $(id).disabled = !live;
   for (const control of document.querySelectorAll("#text button, #sliders input")) control.disabled = !live;
   $("mute").disabled = !live;
-  $("camera").textContent = camera ? "Stop the webcam" : "Start the webcam";
-  $("camera").setAttribute("aria-pressed", camera);
-  $("frame").dataset.state = link ? "live" : "still";
-  $("badge").textContent = link ? "Live" : "Still picture";
+  $("camera").textContent = !camera ? "Start the webcam" : link ? "Stop the webcam" : "Cancel";
+  $("camera").setAttribute("aria-pressed", camera && Boolean(link));
+  $("frame").dataset.state = link ? "live" : life ? "connecting" : "still";
+  $("badge").textContent = link ? "Live" : life ? "Waking up…" : "Still picture";
   $("still").hidden = Boolean(link);
   $("video").hidden = !(link instanceof RtcLink);
   $("canvas").hidden = !(link instanceof SocketLink);
@@ -65,8 +81,8 @@ async function lookAtServer() {
   $("server").dataset.state = ready ? "ready" : "";
   $("server").textContent = ready ? `${health.model} on ${health.device}` : health ? `Server is ${health.state}…` : "No server";
   if (health?.key && !sessionStorage.getItem("imtalker-key")) $("key").hidden = false;
-  if (ready && $("start").disabled) framed(source).catch(complain);
-  for (const id of ["start", "make-start", "camera"]) if (!job || id !== "make-start") $(id).disabled = !ready;
+  if (ready && $("start").disabled) framed(choosing.signal).catch(complain);
+  for (const id of ["start", "make-start", "camera"]) if (!making || id !== "make-start") $(id).disabled = !ready;
   setTimeout(lookAtServer, ready ? 10_000 : 1000);
 }
 
@@ -86,53 +102,69 @@ function heard(event) {
   }
 }
 
-async function connect(hello) {
+// One face at a time: this ends the one that is live, or on its way, and is ended by the next.
+async function connect(byCamera) {
   close();
-  $("frame").dataset.state = "connecting";
-  $("badge").textContent = "Waking up…";
+  const { signal } = (life = new AbortController());
+  camera = byCamera;
+  show();
+  try {
+    const source = await framed(signal);
+    const how = camera ? { input: "camera", relative: $("relative").checked } : { latency: "low" };
+    link = await opened({ source, ...how }, signal);
+    link.setMuted(muted);
+    show();
+    if (camera) await openCamera($("self"), signal);
+  } catch (error) {
+    if (!signal.aborted) close();
+    throw error;
+  }
+  if (!camera) return steer();
+  $("self").hidden = false;
+  follow($("self"), link, signal);
+}
+
+async function opened(hello, signal) {
   const wantsSocket = hello.input === "camera" || new URLSearchParams(location.search).get("transport") === "websocket";
   const links = [];
   if (!wantsSocket && "RTCPeerConnection" in window) links.push(() => new RtcLink($("video"), hello, heard));
   links.push(() => new SocketLink($("canvas"), hello, heard));
-  try {
-    for (const [n, make] of links.entries()) {
-      const trying = make();
-      try {
-        await trying.open();
-        link = trying;
-        break;
-      } catch (error) {
-        trying.close();
-        if (n === links.length - 1 || error.status) throw error; // refused in words: another way would be, too
-      }
+  for (const [n, make] of links.entries()) {
+    const trying = make();
+    signal.addEventListener("abort", () => trying.close());
+    try {
+      await unless(signal, trying.open());
+      return trying;
+    } catch (error) {
+      trying.close();
+      const refused = error.status; // in words: another way would be, too
+      if (signal.aborted || refused || n === links.length - 1) throw error;
     }
-  } finally {
-    show();
   }
-  link.setMuted(muted);
-  if (hello.input !== "camera") steer();
 }
 
 function close() {
-  stopFollowing?.();
-  stopFollowing = null;
-  closeCamera($("self"));
-  $("self").hidden = true;
-  microphone?.getTracks().forEach((track) => track.stop());
-  microphone = null;
   setListening(false);
-  link?.close();
-  link = null;
+  pressedAt = 0;
+  life?.abort();
+  life = link = microphone = null;
+  camera = false;
+  $("self").hidden = true;
   show();
 }
 
-$("start").addEventListener("click", told(async () => {
-  if (link) return close();
-  await connect({ source, latency: "low" });
+// A double click is one wish.
+$("start").addEventListener("click", told(async ({ detail }) => {
+  if (detail > 1) return;
+  if (life) return close();
+  await connect(false);
   say("It listens. Type something, play a sound, or hold the button and talk.");
 }));
 
-addEventListener("pagehide", () => link?.close());
+addEventListener("pagehide", () => {
+  close();
+  making?.abort();
+});
 
 $("mute").addEventListener("click", () => {
   muted = !muted;
@@ -161,16 +193,21 @@ function setListening(on) {
 
 const press = told(async () => {
   if (!link || pressedAt) return;
-  pressedAt = performance.now();
+  const at = (pressedAt = performance.now());
   if (listening) {
     pressedAt = -Infinity; // this press closes it
     return;
   }
-  if (!microphone) {
-    microphone = await openMicrophone();
-    await link.useMicrophone(microphone);
+  microphone ??= openMicrophone(life.signal).then((stream) => link.useMicrophone(stream));
+  try {
+    await unless(life.signal, microphone);
+  } catch (error) {
+    microphone = null;
+    throw error;
   }
-  setListening(true);
+  // Who had to let go to permit it shall not be heard by surprise.
+  if (pressedAt === at) setListening(true);
+  else say("The microphone is ready: hold the button to talk, or tap it.");
 });
 
 function release() {
@@ -180,7 +217,10 @@ function release() {
   if (!tapped) setListening(false);
 }
 
-$("talk").addEventListener("pointerdown", press);
+$("talk").addEventListener("pointerdown", (event) => {
+  $("talk").setPointerCapture(event.pointerId); // the release comes wherever it happens
+  press(event);
+});
 for (const event of ["pointerup", "pointercancel", "blur"]) $("talk").addEventListener(event, release);
 $("talk").addEventListener("keydown", (event) => {
   if (event.key === " " || event.key === "Enter") {
@@ -261,43 +301,62 @@ $("free").addEventListener("click", () => {
 
 // ------------------------------------------------------------------------------------------------------------- picture
 
-async function framed(name) {
-  $("still").src = URL.createObjectURL(await (await ask("GET", `/v1/sources/${name}/picture`)).blob());
+async function upload(file, signal) {
+  return (await askJson("POST", "/v1/sources", formOf({ source: file }), signal)).id;
 }
 
-async function choose(name, picture, url) {
-  source = name;
-  await framed(name); // what will move, and not the whole picture
-  $("sample").setAttribute("aria-pressed", name === "sample");
-  document.querySelector(".pick").classList.toggle("chosen", name !== "sample");
-  if (picture) {
-    $("own").src = url;
+// Shows what will move, and not the whole picture. Returns its name on the server, which forgets pictures that nobody
+// used for a while: then it gets this one again.
+async function framed(signal) {
+  const picture = chosen;
+  const get = () => ask("GET", `/v1/sources/${picture.id}/picture`, undefined, signal);
+  const answer = await get().catch(async (error) => {
+    if (error.status !== 404 || !picture.file) throw error;
+    picture.id = await upload(picture.file, signal);
+    return get();
+  });
+  const still = await answer.blob();
+  if (picture === chosen) display($("still"), still);
+  return picture.id;
+}
+
+async function choose(file) {
+  choosing.abort();
+  const { signal } = (choosing = new AbortController());
+  say(file ? "Looking for the face…" : "");
+  const id = file ? await upload(file, signal) : "sample";
+  say(file ? "Found it." : "");
+  chosen = { id, file };
+  await framed(signal);
+  $("sample").setAttribute("aria-pressed", !file);
+  document.querySelector(".pick").classList.toggle("chosen", Boolean(file));
+  if (file) {
+    display($("own"), file);
     $("own").hidden = false;
-    $("own-name").textContent = picture.name || "Yours";
+    $("own-name").textContent = file.name || "Yours";
   }
-  if (link && !stopFollowing) await connect({ source, latency: "low" });
+  if (life) await connect(camera);
 }
 
-async function upload(picture) {
-  say("Looking for the face…");
-  const { id } = await askJson("POST", "/v1/sources", formOf({ source: picture }));
-  say("Found it.");
-  await choose(id, picture, URL.createObjectURL(picture));
-}
-
-$("sample").addEventListener("click", told(() => choose("sample", null, "sample.png")));
+$("sample").addEventListener("click", told(() => choose(null)));
 $("picture-file").addEventListener("change", told(async ({ target }) => {
-  if (target.files[0]) await upload(target.files[0]);
+  const [file] = target.files;
+  target.value = ""; // so that the same one can be chosen again
+  if (file) await choose(file);
 }));
 
+let snapping = null; // AbortController of the camera that takes a picture
+
 $("photo").addEventListener("click", told(async () => {
+  snapping?.abort();
+  snapping = new AbortController();
   $("snap").hidden = false;
-  await openCamera($("viewfinder"));
+  await openCamera($("viewfinder"), snapping.signal);
   $("snap-take").focus();
 }));
 
 function closeSnap() {
-  closeCamera($("viewfinder"));
+  snapping.abort();
   $("snap").hidden = true;
   $("photo").focus();
 }
@@ -306,73 +365,98 @@ $("snap-cancel").addEventListener("click", closeSnap);
 $("snap-take").addEventListener("click", told(async () => {
   const picture = new File([await snapshot($("viewfinder"))], "photo.jpg", { type: "image/jpeg" });
   closeSnap();
-  await upload(picture);
+  await choose(picture);
 }));
 
 // -------------------------------------------------------------------------------------------------------------- webcam
 
-$("camera").addEventListener("click", told(async () => {
-  if (stopFollowing) return close();
-  await connect({ source, input: "camera", relative: $("relative").checked });
-  try {
-    await openCamera($("self"));
-  } catch (error) {
-    close();
-    throw error;
-  }
-  $("self").hidden = false;
-  stopFollowing = follow($("self"), link);
-  show();
+$("camera").addEventListener("click", told(async ({ detail }) => {
+  if (detail > 1) return;
+  if (camera) return close();
+  await connect(true);
   say("Look straight ahead for a second, then move.");
 }));
 
 // --------------------------------------------------------------------------------------------------------------- video
 
 $("make").addEventListener("submit", told(async () => {
-  $("made").hidden = true;
-  const file = $("make-file").files[0] || (await bundledSpeech());
   const copies = $("make-copy").checked;
-  if (copies && !file.type.startsWith("video/")) throw new Error("Choose a video of a face whose motion shall be copied.");
   const [kind, name] = copies ? ["reenact", "driving"] : ["animate", "audio"];
+  const { signal } = (making = new AbortController());
+  $("make-start").disabled = true;
+  $("made").hidden = true;
   $("making").hidden = false;
   $("making-told").textContent = "Uploading…";
   $("progress").removeAttribute("value");
-  $("make-start").disabled = true;
   try {
-    job = await askJson("POST", `/v1/${kind}?source_id=${encodeURIComponent(source)}`, formOf({ [name]: file }));
+    const file = $("make-file").files[0] || (await bundledSpeech());
+    if (copies && !file.type.startsWith("video/")) {
+      throw new Error("Choose a video of a face whose motion shall be copied.");
+    }
+    const source = encodeURIComponent(await framed(signal));
+    const { id } = await askJson("POST", `/v1/${kind}?source_id=${source}`, formOf({ [name]: file }), signal);
+    signal.addEventListener("abort", () => leave(`/v1/jobs/${id}`));
     $("make-cancel").hidden = false;
-    const last = await watch(job.id);
+    const last = await watch(id, signal);
+    const video = last.state === "done" && (await insist(async () => (await ask("GET", last.video)).blob(), signal));
+    making.abort(); // nothing more is wanted of it
     if (last.state === "failed") throw new Error(last.error);
-    if (last.state === "done") await showVideo(last);
+    if (video) showVideo(video);
   } finally {
-    if (job) leave(`/v1/jobs/${job.id}`);
-    job = null;
+    making = null;
     $("make-start").disabled = false;
     $("make-cancel").hidden = $("making").hidden = true;
   }
 }));
 
-async function watch(id) {
-  let last = null;
-  for await (const report of reports(id)) {
-    last = report;
-    if (report.of) $("progress").value = report.frames / report.of;
-    const waits = report.state === "waiting" ? "Waiting for its turn…" : "Finding the face, listening…";
-    $("making-told").textContent = report.frames ? `${report.frames} of ${report.of} frames` : waits;
+// The last report of a job. The connection may break while the job goes on: then the server is asked, and the job
+// followed anew.
+async function watch(id, signal) {
+  for (;;) {
+    let report = null;
+    try {
+      for await (report of reports(id, signal)) tell(report);
+    } catch {
+      // what is wrong is told by the answer to the next question
+    }
+    if (!ENDED.includes(report?.state)) {
+      report = await insist(() => askJson("GET", `/v1/jobs/${id}`, undefined, signal), signal);
+      tell(report);
+    }
+    if (ENDED.includes(report.state)) return report;
+    await pause();
   }
-  return last;
 }
 
-async function showVideo(report) {
-  const video = await (await ask("GET", report.video)).blob();
-  const url = URL.createObjectURL(video);
-  $("made-video").src = $("download").href = url;
+function tell(report) {
+  if (report.of) $("progress").value = report.frames / report.of;
+  const waits = report.state === "waiting" ? "Waiting for its turn…" : "Finding the face, listening…";
+  $("making-told").textContent = report.frames ? `${report.frames} of ${report.of} frames` : waits;
+}
+
+const pause = () => new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
+
+// Does it again where the way to the server is at fault, and not what is asked for.
+async function insist(action, signal) {
+  for (let tried = 1; ; tried++) {
+    try {
+      return await action();
+    } catch (error) {
+      if (signal.aborted || error.status < 500 || tried === TRIES) throw error;
+    }
+    await pause();
+  }
+}
+
+function showVideo(video) {
+  display($("made-video"), video);
+  $("download").href = $("made-video").src;
   $("made").hidden = false;
   $("download").focus();
   say("The video is done.");
 }
 
-$("make-cancel").addEventListener("click", told(() => ask("DELETE", `/v1/jobs/${job.id}`)));
+$("make-cancel").addEventListener("click", () => making.abort());
 
 show();
 label();

@@ -1,29 +1,33 @@
-// The webcam: a picture now and then for the server to follow, or one to keep.
+// The webcam: a picture now and then for the server to follow, or one to keep. And the microphone.
 
 const SIDE = 320; // pixels of what is sent
 const EVERY_MS = 1000 / 25;
 
-export async function openCamera(video) {
-  try {
-    const wanted = { video: { width: { ideal: 640 }, height: { ideal: 480 }, facingMode: "user" } };
-    video.srcObject = await navigator.mediaDevices.getUserMedia(wanted);
-  } catch (error) {
-    throw new Error(refusal("camera", error));
-  }
+export async function openCamera(video, signal) {
+  const wanted = { video: { width: { ideal: 640 }, height: { ideal: 480 }, facingMode: "user" } };
+  video.srcObject = await capture("camera", wanted, signal);
+  signal.addEventListener("abort", () => { video.srcObject = null; });
   await video.play();
 }
 
-export function closeCamera(video) {
-  video.srcObject?.getTracks().forEach((track) => track.stop());
-  video.srcObject = null;
+export function openMicrophone(signal) {
+  return capture("microphone", { audio: { echoCancellation: true, noiseSuppression: true } }, signal);
 }
 
-export async function openMicrophone() {
+// It is stopped with `signal`, also where the permission is given only after that.
+async function capture(what, wanted, signal) {
+  let stream;
   try {
-    return await navigator.mediaDevices.getUserMedia({ audio: { echoCancellation: true, noiseSuppression: true } });
+    stream = await navigator.mediaDevices.getUserMedia(wanted);
   } catch (error) {
-    throw new Error(refusal("microphone", error));
+    signal.throwIfAborted();
+    throw new Error(refusal(what, error));
   }
+  const stop = () => stream.getTracks().forEach((track) => track.stop());
+  signal.addEventListener("abort", stop);
+  if (signal.aborted) stop();
+  signal.throwIfAborted();
+  return stream;
 }
 
 // The middle square of what the camera shows, as JPEG.
@@ -36,17 +40,15 @@ export function snapshot(video, side = Math.min(video.videoWidth, video.videoHei
   return new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", quality));
 }
 
-// Sends pictures until `stop` is called, which it returns.
-export function follow(video, link) {
-  let running = true;
+// Sends pictures until `signal` ends it.
+export function follow(video, link, signal) {
   const send = async () => {
-    if (!running) return;
+    if (signal.aborted) return;
     const begun = performance.now();
     link.sendBinary(await (await snapshot(video, SIDE, 0.8)).arrayBuffer());
     setTimeout(send, Math.max(0, EVERY_MS - (performance.now() - begun)));
   };
   send();
-  return () => { running = false; };
 }
 
 function refusal(what, error) {

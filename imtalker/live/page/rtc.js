@@ -27,8 +27,10 @@ export class RtcLink {
     };
     await peer.setLocalDescription(await peer.createOffer());
     await gathered(peer);
+    if (this.closed) return;
     const answer = await askJson("POST", "/v1/rtc", { sdp: peer.localDescription.sdp, hello: this.hello });
     this.session = answer.session;
+    if (this.closed) return this.hangUp();
     await peer.setRemoteDescription({ type: answer.type, sdp: answer.sdp });
     await connected(peer);
     peer.onconnectionstatechange = () => {
@@ -52,8 +54,14 @@ export class RtcLink {
     this.video.muted = muted;
   }
 
+  hangUp() {
+    leave(`/v1/sessions/${this.session}`); // the server would notice by itself, but not at once
+  }
+
   close() {
-    if (this.session) leave(`/v1/sessions/${this.session}`); // the server would notice by itself, but not at once
+    if (this.closed) return;
+    this.closed = true;
+    if (this.session) this.hangUp();
     this.peer.onconnectionstatechange = null;
     this.peer.close();
     this.video.srcObject = null;
