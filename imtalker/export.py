@@ -71,21 +71,23 @@ def graphs(model: Model) -> list[Graph]:
     with torch.no_grad():
         source = renderer.encode_source(pictures[:1])
     levels, moved = len(source.transfer.keys), bool(config.renderer.eyes)
+    places = {name: x for name in ("astray", "eyes") if (x := getattr(source.transfer, name)) is not None}
     parts = {"source_motion": source.motion, "identity": source.identity,
              **{f"key_{i}": x for i, x in enumerate(source.transfer.keys)},
              **{f"value_{i}": x for i, x in enumerate(source.transfer.values)},
              **{f"fine_{i}": x for i, x in enumerate(source.transfer.fine)},
-             **({"eyes": source.transfer.eyes} if moved else {})}
+             **places}
 
     def encode_source(network: nn.Module, picture: Tensor) -> tuple[Tensor, ...]:
         made = network.encode_source(picture)
-        moving = (made.transfer.eyes,) if moved else ()
-        return made.motion, made.identity, *made.transfer.keys, *made.transfer.values, *made.transfer.fine, *moving
+        t = made.transfer
+        return made.motion, made.identity, *t.keys, *t.values, *t.fine, *(getattr(t, name) for name in places)
 
     def render(network: nn.Module, motion: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
         own, identity, *rest = given if moved else (motion[:1], *given)  # nothing else asks for the source's motion
-        *rest, eyes = rest if moved else (*rest, None)
-        transfer = TransferSource(rest[:levels], rest[levels:2 * levels], rest[2 * levels:], eyes)
+        fine = rest[2 * levels:len(rest) - len(places)]
+        placed = dict(zip(places, rest[len(rest) - len(places):]))
+        transfer = TransferSource(rest[:levels], rest[levels:2 * levels], fine, **placed)
         return (network.render(SourceFeatures(own, identity, transfer), motion),)
 
     def project(network: nn.Module, *raw: Tensor) -> tuple[Tensor, ...]:

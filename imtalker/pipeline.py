@@ -84,9 +84,7 @@ class IMTalker:
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device, model.config.renderer.copy)
         self.renderer = prepare(model.renderer.to(self.device, memory_format=torch.channels_last).eval())
-        self.painted_as = painting_type(self.precision, self.device)
-        if self.painted_as == torch.bfloat16:
-            self.renderer.synthesis.bfloat16()
+        self.renderer.synthesis.paint_as(painting_type(self.precision, self.device))
         self.generator = model.generator.to(self.device).eval().requires_grad_(False)
         self.audio_encoder = model.audio_encoder.to(self.device).eval().requires_grad_(False)
         self.config = model.config
@@ -315,9 +313,7 @@ class IMTalker:
     def _frames(self, source: Source, latents: Tensor) -> Tensor:
         """(n, 3, S, S) in [0, 1]."""
         with self._autocast():
-            aligned = self.renderer.align(source.features, latents)
-        with torch.autocast(self.device.type, torch.float16, enabled=self.painted_as == torch.float16):
-            return self.renderer.synthesis([x.to(self.painted_as) for x in aligned])
+            return self.renderer.render(source.features, latents)
 
     def _tensor(self, pictures: np.ndarray) -> Tensor:
         """uint8 (B, S, S, 3) -> float32 (B, 3, S, S) in [0, 1] on the device."""

@@ -53,6 +53,13 @@ def test_silence_keeps_it_shut(talker):
     assert np.percentile(dark, 95) - np.percentile(dark, 5) < 0.15
 
 
+def test_a_picture_that_does_not_move_is_itself(talker):
+    source = talker.encode_source(ASSETS / "sample.png")
+    still = next(talker.render(source, [source.features.motion.float()]))
+    error = np.square(still.astype(float) - source.picture).mean()
+    assert 10 * np.log10(255**2 / error) > 36  # 29 as it is painted
+
+
 def test_eyes_look_where_they_are_asked_to(talker):
     source, sound = talker.encode_source(ASSETS / "sample.png"), np.zeros(2 * 16000, np.float32)
     asked = np.radians([[20, 0]] * 25 + [[-20, 0]] * 25).astype(np.float32)

@@ -251,7 +251,7 @@ class _Bench:
         drawn = lambda: islice(cycle(self.drawn), self.count)
         yield "encoder", seconds(lambda: write_video(self.output, drawn(), FPS, self.speech), self.count)
 
-        most = talker.painted_as if talker.precision == "mixed" else PRECISIONS[talker.precision]
+        most = talker.renderer.synthesis.painted_as if talker.precision == "mixed" else PRECISIONS[talker.precision]
         yield "matrix_gflops", matrix_gflops(device, most)
         yield "copy_gbs", copy_gbs(device)
 

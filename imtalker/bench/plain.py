@@ -28,6 +28,8 @@ class PlainSource(NamedTuple):
     identity: Tensor
     motion: Tensor  # (1, motion_dim)
     eyes: Tensor | None  # (1, 1, S / 2, S / 2): how far its points move when the gaze changes, in sides
+    astray: Tensor | None  # (2, G, G): how far beside itself a cell looks while nothing moves, in cells
+    own: Tensor | None  # (1, 3, S, S): the frame of nothing moving
 
 
 class PlainRenderer:
@@ -48,7 +50,14 @@ class PlainRenderer:
             maps.append(x)
         identity = self.equal_mlp("appearance_encoder.identity", x.mean((2, 3)))
         eyes = eye_field(self.landmarks(picture)[0], picture.shape[-1] // 2) if self.config.eyes else None
-        return PlainSource(picture, maps[::-1], identity, self.encode_motion(picture), eyes)
+        motion, astray = self.encode_motion(picture), None
+        if self.config.fine == "sample":
+            finest = self.motion_maps(self.adapt(motion, identity))[-1]
+            logits, weights = self.weigh(self.config.attention_levels - 1, finest, finest)
+            place = mean_place(logits[0], weights.mean(1).argmax(-1)[0], finest.shape[-1])
+            astray = place - grid(finest.shape[-1], place.device)
+        source = PlainSource(picture, maps[::-1], identity, motion, eyes, astray, None)
+        return source._replace(own=self.frame(source, motion)) if self.config.copy else source
 
     @torch.inference_mode()
     def encode_motion(self, picture: Tensor) -> Tensor:
@@ -64,7 +73,13 @@ class PlainRenderer:
         """The frame (1, 3, S, S) in [0, 1] of the source moved as `motion` (1, motion_dim) says."""
         source_maps = self.motion_maps(self.adapt(source.motion, source.identity))
         driving_maps = self.motion_maps(self.adapt(motion, source.identity))
-        return self.synthesise(self.transfer(driving_maps, source_maps, source, motion))
+        aligned = self.transfer(driving_maps, source_maps, source, motion)
+        own = None if source.own is None else aligned.pop()
+        frame = self.synthesise(aligned)
+        if own is None:
+            return frame
+        share = (-((frame - own).abs().mean(1) / 0.04) ** 2).exp()
+        return (frame + share * (aligned[-1] - own)).clamp(0, 1)
 
     # -------------------------------------------------------------------------------------------------------- layers
 
@@ -207,10 +222,8 @@ class PlainRenderer:
         aligned = []
         for level, (driving, own, value) in enumerate(zip(driving_maps, source_maps, source.appearance)):
             name = f"transfer.levels.{level}"
-            query, key, value = (heads(self.linear(f"{name}.{part}_proj", tokens(x)), self.config.heads)
-                                 for part, x in (("q", driving), ("k", own), ("v", value)))
-            logits = query * query.shape[-1] ** -0.5 @ key.transpose(-1, -2)  # (1, h, N, N)
-            weights = logits.softmax(-1)
+            logits, weights = self.weigh(level, driving, own)
+            value = heads(self.linear(f"{name}.v_proj", tokens(value)), self.config.heads)
             attended = self.linear(f"{name}.proj", (weights @ value).transpose(1, 2).flatten(2))
             aligned.append(attended.transpose(1, 2).view_as(driving))
             if self.config.hints:
@@ -218,12 +231,21 @@ class PlainRenderer:
         match = weights.mean(1).argmax(-1)[0]  # (N,): where every cell of the finest level looks most
         cells = driving.shape[-1]
         fine = [*source.appearance[len(driving_maps):], *([source.picture] if self.config.copy else [])]
+        fine += [] if source.own is None else [source.own]
         if self.config.fine == "mean":
             return aligned + [cell_means(level, match, cells) for level in fine]
         place = mean_place(logits[0], match, cells)
+        place = place - gather_bilinear(source.astray[None], place[0], place[1])[0]
         if self.config.eyes:
             place = self.look(place, source, motion)
         return aligned + [sample_at(level, place) for level in fine]
+
+    def weigh(self, level: int, driving: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and weights of a level's attention, (1, h, N, N)."""
+        query, key = (heads(self.linear(f"transfer.levels.{level}.{part}_proj", tokens(x)), self.config.heads)
+                      for part, x in (("q", driving), ("k", own)))
+        logits = query * query.shape[-1] ** -0.5 @ key.transpose(-1, -2)
+        return logits, logits.softmax(-1)
 
     def look(self, place: Tensor, source: PlainSource, motion: Tensor) -> Tensor:
         """Places (2, G, G) in cells, corrected for the gaze: (2, S / 2, S / 2) in half pixels' steps."""

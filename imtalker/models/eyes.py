@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .places import grid_of
+from .places import grid_of, values_at
 from .reader import EYES
 
 RIM, SOFT = 1.2, 0.4  # of the eye's half axes: where nothing moves any more, and how far inside of it everything does
@@ -59,7 +59,4 @@ def look(place: Tensor, field: Tensor, change: Tensor) -> Tensor:
     points, cells = field.shape[-1], place.shape[-1]
     offset = F.interpolate(place - grid_of(place), size=(points, points), mode="bilinear") * (points / cells)
     place = offset + grid_of(offset)
-    grid = (place + 0.5).permute(0, 2, 3, 1) * (2 / points) - 1
-    field = field.to(grid.dtype).expand(place.shape[0], -1, -1, -1)
-    moved = F.grid_sample(field, grid, padding_mode="border", align_corners=False)
-    return place - points * moved * change[:, :, None, None]
+    return place - points * values_at(field, place) * change[:, :, None, None]

@@ -34,6 +34,13 @@ def grid_of(place: Tensor) -> Tensor:
     return torch.stack(torch.meshgrid(own, own, indexing="xy"))
 
 
+def values_at(field: Tensor, place: Tensor) -> Tensor:
+    """Values of a field (B or 1, C, H, H) at places (B, 2, G, G), x and y in its own cells: (B, C, G, G)."""
+    grid = (place + 0.5).permute(0, 2, 3, 1) * (2 / field.shape[-1]) - 1
+    field = field.to(grid.dtype).expand(place.shape[0], -1, -1, -1)
+    return F.grid_sample(field, grid, padding_mode="border", align_corners=False)
+
+
 def sample_at(level: Tensor, place: Tensor) -> Tensor:
     """Pixels of `level` (B or 1, C, R, R) at `place` (B, 2, G, G), x and y in cells of a G x G grid: (B, C, R, R).
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
+import torch
 from torch import Tensor, nn
 
 from .appearance import AppearanceEncoder
@@ -133,7 +134,12 @@ class Renderer(nn.Module):
         motion = read if motion is None else motion
         maps = self.motion_maps(motion, identity)
         levels = [*appearance, picture] if self.config.copy else appearance
-        return SourceFeatures(motion, identity, self.transfer.encode_source(maps, levels, eyes))
+        source = SourceFeatures(motion, identity, self.transfer.encode_source(maps, levels, eyes))
+        if self.training or not self.config.copy:
+            return source
+        *fine, pixels = source.transfer.fine  # with those of the source's own frame, for `SynthesisNetwork.blend`
+        fine.append(torch.cat([pixels, self.render(source, motion)], 1))
+        return replace(source, transfer=replace(source.transfer, fine=fine))
 
     def align(self, source: SourceFeatures, motion: Tensor) -> list[Tensor]:
         """The source's features moved as the latents `motion` (B, motion_dim) say: what `synthesis` makes frames of."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from .layers import ConvBlock
 
 WINDOW = 8  # cells on a side of an attention window
+ALIKE = 0.04  # of the range: frames that differ by so much hardly show the same any more
 
 
 class FeedForward(nn.Sequential):
@@ -104,19 +105,27 @@ class SynthesisNetwork(nn.Module):
 
     One stage per map after the first: double the size, join the aligned map, attend. `residuals` holds, per stage, the
     number of residual blocks before and after the join. With `copy`, one more map follows: pixels fetched from the
-    source, (B, 3, S, S), which the frame keeps wherever a predicted mask trusts them.
+    source, (B, 3, S, S), which the frame keeps wherever a predicted mask trusts them; or (B, 6, S, S), those and the
+    same pixels of the source's own frame, see `blend`.
     """
 
     def __init__(self, widths: tuple[int, ...], residuals: tuple[tuple[int, int], ...], attention: tuple[str, ...],
                  heads: int, first_size: int, copy: bool):
         super().__init__()
         self.copy = copy
+        self.painted_as: torch.dtype | None = None  # None: as it comes
         stages = list(zip(widths, widths[1:], residuals, attention, strict=False))
         self.up = nn.ModuleList(ConvBlock(i, o, n, resize="up") for i, o, (n, _), _ in stages)
         self.join = nn.ModuleList(ConvBlock(2 * o, o, n) for _, o, (_, n), _ in stages)
         self.attention = nn.ModuleList(
             self_attention(kind, o, heads, first_size * 2 ** (k + 1)) for k, (_, o, _, kind) in enumerate(stages))
         self.to_rgb = nn.Conv2d(widths[-1], 16 if copy else 12, 3, padding=1)
+
+    def paint_as(self, kind: torch.dtype) -> None:
+        """Paint in this type from now on, whatever comes. What is fetched stays as exact as it comes."""
+        self.painted_as = kind
+        if kind == torch.bfloat16:  # float16 is for autocast, which knows where it is too little
+            self.bfloat16()
 
     def stages(self, aligned: list[Tensor], first: int = 0) -> Tensor:
         """Output of as many stages as there are maps, from stage `first`, whose input is the first map."""
@@ -135,8 +144,24 @@ class SynthesisNetwork(nn.Module):
         return (painted[:, :3], painted[:, 3:]) if self.copy else (painted, None)
 
     def blend(self, painted: Tensor, trust: Tensor | None, aligned: list[Tensor]) -> Tensor:
-        """The frame (B, 3, S, S): the painted picture, or the fetched pixels where they are trusted."""
-        return painted if trust is None else painted.lerp(aligned[-1].to(painted.dtype), trust)
+        """The frame (B, 3, S, S): the painted picture, or the fetched pixels where they are trusted.
+
+        What the source's own frame, made of it without moving anything, lacks of the source is then put back, wherever
+        the frame shows what that one does: not where a mouth has opened or an eye has shut. So a face keeps its look,
+        however little like the faces of the training data it is.
+        """
+        if trust is None:
+            return painted
+        fetched, own = aligned[-1][:, :3], aligned[-1][:, 3:]
+        frame = painted.to(fetched.dtype).lerp(fetched, trust.to(fetched.dtype))
+        if not own.shape[1]:
+            return frame
+        beside = (frame - own).abs_().mean(1, keepdim=True)
+        return frame.addcmul_(fetched - own, beside.div_(ALIKE).square_().neg_().exp_()).clamp_(0, 1)
 
     def forward(self, aligned: list[Tensor]) -> Tensor:
-        return self.blend(*self.paint(aligned), aligned)
+        if self.painted_as is None:
+            return self.blend(*self.paint(aligned), aligned)
+        with torch.autocast(aligned[0].device.type, torch.float16, enabled=self.painted_as == torch.float16):
+            painted, trust = self.paint([x.to(self.painted_as) for x in aligned])
+        return self.blend(painted, trust, aligned)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .eyes import look
-from .places import place, sample_at
+from .places import grid_of, place, sample_at, values_at
 
 # Attention weights built at once where the arg-max is needed: on a CPU what its caches hold, 4 MB in float32
 MAX_WEIGHTS = {"cpu": 1 << 20, "cuda": 1 << 25}
@@ -28,12 +28,14 @@ class TransferSource:
     """The source's side of transfer, computed once per picture. Lists are coarse first.
 
     keys, values: per attention level (B, h, N, d). fine: per resampled level its map (B, C, H, W), or, where cells are
-    fetched whole, the mean of every cell of the finest attention level, (B, N, C).
+    fetched whole, the mean of every cell of the finest attention level, (B, N, C). astray: where maps are sampled, by
+    how much every cell of the finest attention level looks beside itself while nothing moves, in cells, (B, 2, H, W).
     """
 
     keys: list[Tensor]
     values: list[Tensor]
     fine: list[Tensor]
+    astray: Tensor | None = None
     eyes: Tensor | None = None  # see `eyes.eyeballs`
 
 
@@ -146,7 +148,8 @@ class MotionTransfer(nn.Module):
 
     The first `len(widths)` levels attend. Finer levels have no weights: they follow the finest attention level, either
     as published (`fine="mean"`: every target cell gets the mean over the one source cell that it attends to most) or
-    with all their detail (`fine="sample"`: every pixel is sampled where attention, read finer than a cell, looks).
+    with all their detail (`fine="sample"`: every pixel is sampled where attention, read finer than a cell, looks, less
+    what it errs by for a source that does not move: that one is copied exactly).
 
     With `hints`, aligned features also hold the driving map itself, so that synthesis knows of an open mouth for which
     a closed one has nothing to fetch; it begins at nothing.
@@ -166,8 +169,13 @@ class MotionTransfer(nn.Module):
             cells = source_maps[-1].shape[-1]
             fine = [tokens(F.avg_pool2d(level, level.shape[-1] // cells)) for level in fine]
         # contiguous: they are read for every frame
-        return TransferSource([x.contiguous() for x in self.source_keys(source_maps)],
-                              [block.values(x).contiguous() for block, x in zip(self.levels, appearance)], fine, eyes)
+        keys = [x.contiguous() for x in self.source_keys(source_maps)]
+        values = [block.values(x).contiguous() for block, x in zip(self.levels, appearance)]
+        astray = None
+        if self.fine == "sample":
+            _, looks = self.levels[-1].forward_and_match(source_maps[-1], keys[-1], values[-1], placed=True)
+            astray = looks - grid_of(looks)
+        return TransferSource(keys, values, fine, astray, eyes)
 
     def source_keys(self, source_maps: list[Tensor]) -> list[Tensor]:
         """Of every attention level, (B, h, N, d)."""
@@ -185,6 +193,7 @@ class MotionTransfer(nn.Module):
         if self.fine == "mean":
             return aligned + [fetch_means(rows, looks, driving_map.shape[-1], 2 ** (level + 1))
                               for level, rows in enumerate(source.fine)]
+        looks = looks - values_at(source.astray, looks)
         if gaze is not None:
             looks = look(looks, source.eyes, gaze)
         return aligned + [sample_at(level, looks) for level in source.fine]
