@@ -235,7 +235,8 @@ class PlainRenderer:
         if self.config.fine == "mean":
             return aligned + [cell_means(level, match, cells) for level in fine]
         place = mean_place(logits[0], match, cells)
-        place = place - gather_bilinear(source.astray[None], place[0], place[1])[0]
+        near = (-(((place - grid(cells, place.device)) / 2) ** 2).sum(0)).exp()
+        place = place - near * gather_bilinear(source.astray[None], place[0], place[1])[0]
         if self.config.eyes:
             place = self.look(place, source, motion)
         return aligned + [sample_at(level, place) for level in fine]

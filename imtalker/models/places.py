@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 REACH = 2  # cells around the best match that refine its place
+NEAR = 2.0  # cells: what has moved farther errs in another way than what has not moved
 
 
 def place(logits: Tensor, match: Tensor, width: int) -> Tensor:
@@ -39,6 +40,13 @@ def values_at(field: Tensor, place: Tensor) -> Tensor:
     grid = (place + 0.5).permute(0, 2, 3, 1) * (2 / field.shape[-1]) - 1
     field = field.to(grid.dtype).expand(place.shape[0], -1, -1, -1)
     return F.grid_sample(field, grid, padding_mode="border", align_corners=False)
+
+
+def set_right(place: Tensor, astray: Tensor) -> Tensor:
+    """Places (B, 2, G, G) less what they err by while nothing moves, `astray` (B or 1, 2, G, G), as far as they are
+    near."""
+    moved = (place - grid_of(place)).norm(dim=1, keepdim=True)
+    return place - values_at(astray, place) * torch.exp(-(moved / NEAR).square())
 
 
 def sample_at(level: Tensor, place: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .eyes import look
-from .places import grid_of, place, sample_at, values_at
+from .places import grid_of, place, sample_at, set_right
 
 # Attention weights built at once where the arg-max is needed: on a CPU what its caches hold, 4 MB in float32
 MAX_WEIGHTS = {"cpu": 1 << 20, "cuda": 1 << 25}
@@ -193,7 +193,7 @@ class MotionTransfer(nn.Module):
         if self.fine == "mean":
             return aligned + [fetch_means(rows, looks, driving_map.shape[-1], 2 ** (level + 1))
                               for level, rows in enumerate(source.fine)]
-        looks = looks - values_at(source.astray, looks)
+        looks = set_right(looks, source.astray)
         if gaze is not None:
             looks = look(looks, source.eyes, gaze)
         return aligned + [sample_at(level, looks) for level in source.fine]
