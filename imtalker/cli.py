@@ -29,6 +29,7 @@ USERS_ERRNO = {
     errno.EPERM,
     errno.EISDIR,
     errno.ENOTDIR,
+    errno.EEXIST,
     errno.EROFS,
     errno.ENOSPC,
     errno.EDQUOT,

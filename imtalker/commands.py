@@ -16,6 +16,7 @@ from pathlib import Path
 
 from .bundled import ASSETS
 from .errors import InputError
+from .files import check_writable
 from .memory import peak_memory
 
 BAR_DELAY = 2.0  # seconds that something may take before a progress bar appears
@@ -265,7 +266,8 @@ def evaluate(args):
     from .pipeline import IMTalker
     from .weights import available_models
 
-    _check_report(args.report)
+    if args.report:
+        check_writable(args.report, "report")
     if MODEL in (args.compare or ()):
         raise InputError(f"--compare {MODEL}: this is what the first row is called: give the folder's path")
     if args.compare is None:  # the published model, if it is here
@@ -305,7 +307,8 @@ def benchmark(args):
     from .bench.benchmark import benchmark
     from .bench.report import text, write
 
-    _check_report(args.report)
+    if args.report:
+        check_writable(args.report, "report")
     with _bar(args.runs + 1, "runs", args.quiet) as bar:
         result = benchmark(
             args.model, args.device, args.precision, runs=args.runs, seconds=args.seconds, progress=bar.update
@@ -318,24 +321,15 @@ def benchmark(args):
         write(args.report, result)
 
 
-def _check_report(file: Path | None) -> None:
-    """That the report can be written is checked before anything slow."""
-    if file is None:
-        return
-    if not file.parent.is_dir():
-        raise InputError(f"the folder {str(file.parent)!r} for the report does not exist: make it, or name another")
-    if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
-        raise InputError(f"the report {str(file)!r} cannot be written: name a file in a folder of yours")
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # synth, train
 
 
 def synth(args):
     if args.speech:
-        from .synth.speech import write_corpus
+        from .synth.speech import check_new, write_corpus
 
+        check_new(args.out)
         say = None if args.quiet or args.json else lambda line: print(line, file=sys.stderr)
         files = [
             write_corpus(args.out, args.speech, args.seed, report=say),

@@ -400,6 +400,14 @@ def test_wrong_commands(refused, tmp_path):
     refused("audio", "corpus", "out", "--steps", "many", command="train", mentions=("many", "train audio --help"))
     refused("reader", "data", "out", "--minutes", "0", command="train", mentions="above 0")
     refused("reader", "no data", "out", command="train", mentions=("no data", "imtalker synth"))
+    refused("recogniser", "no data", ".", command="train", mentions="cannot be written")
+    refused("reader", "no data", ".", command="train", mentions="cannot be written")
+    Path("file").write_text("")
+    refused("audio", "no data", "file", command="train", mentions=("'file'", "exists"))
+    refused("file", "--speech", 2, command="synth", mentions=("'file'", "exists"))
+    Path("corpus").mkdir()
+    Path("corpus/test.npz").write_text("")
+    refused("corpus", "--speech", 2, command="synth", mentions=("test.npz", "there already"))
     refused("out", command="synth", mentions="--pack")
     refused("out", "--pack", tmp_path / "no pack", command="synth", mentions="no pack")
     refused("show", "maxi", command="models", mentions="maxi")
@@ -414,6 +422,15 @@ def test_a_missing_extra_is_named(refused, monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "scipy.fft", None)
     refused("--pack", "pack", command="evaluate", mentions="imtalker[evaluate]")
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    for name in [name for name in sys.modules if name.startswith("torch.utils.tensorboard")]:
+        monkeypatch.delitem(sys.modules, name)
+    refused("renderer", "no data", "out", command="train", mentions="imtalker[train]")
+
+
+def test_nobody_copies_another_where_there_is_no_other(refused, tiny_model):
+    given = ("--pack", "pack", "--people", 1, "--compare", "--model", tiny_model)
+    refused(*given, "--protocols", "cross_reenactment", command="evaluate", mentions="two people")
 
 
 # ------------------------------------------------------------------------------------------- terminals, pipes, signals

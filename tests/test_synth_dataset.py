@@ -188,6 +188,10 @@ def test_files_hold_what_they_promise_and_repeat_by_seed(tmp_path):
         with np.load(tmp_path / "b" / path.name) as again:
             assert all(np.array_equal(data[name], again[name]) for name in data.files)
     assert make("a")["frames"] == 0                                         # complete files are kept
+    with pytest.raises(InputError, match="identity-000002.npz' was made with split train instead of heldout, steady"):
+        make("a", split="heldout", steady=True)
+    with pytest.raises(InputError, match="frames 3 instead of 4"):
+        write_dataset(tmp_path / "a", identities=1, frames=4, size=96, seed=4, workers=1, pack=PACK, first=2)
 
 
 @needs_pack

@@ -97,3 +97,17 @@ def test_corpus_comes_back_as_written(tmp_path, monkeypatch):
     clips = read_corpus(path)
     assert len(clips) == 3 and clips[0].voice == "tone"
     assert clips[1].segments[1][2] == "aa" and np.abs(clips[1].waveform).max() == pytest.approx(.3, abs=.01)
+
+    with pytest.raises(InputError, match="train.npz' is there already"):
+        speech.check_new(tmp_path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:len(whole) // 2])
+    with pytest.raises(InputError, match="train.npz.*imtalker synth"):
+        read_corpus(path)
+    np.savez(path, waveform=np.zeros(10, np.int16), offsets=[0, 20], segments="[[]]", voices='["tone"]')
+    with pytest.raises(InputError, match="10 samples, 20 expected"):
+        read_corpus(path)
+    monkeypatch.setattr(speech.np, "savez", lambda file, **arrays: file.write(b"half") and 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        speech.write_corpus(tmp_path / "new", 1, report=None)
+    assert not list((tmp_path / "new").iterdir())

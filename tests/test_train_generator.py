@@ -17,6 +17,7 @@ from imtalker.train import audio as train_audio
 from imtalker.train import generator as train_generator
 from imtalker.train.bundle import bundle
 from imtalker.train.generator import GeneratorTraining
+from imtalker.train.loop import descend
 from imtalker.weights import ModelConfig, build_model, load_model, save_model
 
 TINY = GeneratorConfig(audio_dim=128, condition_dim=16, width=32, depth=1, heads=2, mlp_ratio=2, modulation_rank=8,
@@ -76,6 +77,73 @@ def test_trainings_begin_from_a_model_folder(folder, tmp_path):
     # what was put together is all that the generator's training needs
     once = GeneratorTraining(steps=1, batch=2)
     train_generator.train(folder, tmp_path / "on", tmp_path / "again", folder, once, TINY, start=tmp_path / "again")
+
+
+def test_models_are_named_and_what_is_none_is_told(folder, tmp_path, monkeypatch):
+    model = build_model(ModelConfig("tiny", TINY_MODEL.renderer, TINY, MelEncoderConfig()))
+    save_model(model, tmp_path / "tiny", half=False)
+    (tmp_path / "tiny" / "readout.safetensors").write_bytes((folder / "readout.safetensors").read_bytes())
+    monkeypatch.setenv("IMTALKER_CACHE", str(tmp_path))
+    once = GeneratorTraining(steps=1, batch=2)
+    train_generator.train(folder, tmp_path / "gen", "tiny", folder, once, TINY, start="tiny")
+    mine = load_model(bundle("tiny", "tiny", "tiny", tmp_path / "mine"))
+    assert mine.config.name == "mine" and mine.config.generator == TINY
+
+    for wrong in ("tiny/generator.safetensors", "tiny/config.json", "tiny/audio_encoder.safetensors", "nobody"):
+        with pytest.raises(InputError):
+            train_audio.load(str(tmp_path / wrong))
+    for wrong in ("gen/generator.pt", "tiny/config.json", "gen", "nobody"):
+        with pytest.raises(InputError):
+            bundle(tmp_path / wrong, "tiny", "tiny", tmp_path / "mine")
+    with pytest.raises(InputError, match="hears 128 numbers"):
+        other = ModelConfig("other", TINY_MODEL.renderer, TINY, MelEncoderConfig(dim=16))
+        bundle("tiny", "tiny", save_model(build_model(other), tmp_path / "other"), tmp_path / "mine")
+    model.generator.embed.weight.data[0, 0] = 1e6  # too large for half precision
+    save_model(model, tmp_path / "tiny", half=False)
+    with pytest.raises(InputError, match="embed.weight of the generator is not finite.*--learning-rate"):
+        bundle("tiny", "tiny", "tiny", tmp_path / "mine")
+
+
+def test_an_interrupted_training_is_kept_and_a_diverged_one_is_not(folder, tmp_path, monkeypatch):
+    """Weights of the step before, in both cases."""
+    encoder, out = folder / ENCODER, tmp_path / "out"
+
+    def audio(**options):
+        train_audio.train(folder, out, train_audio.AudioTraining(steps=4, batch=2, frames=40, **options))
+
+    def motion(**options):
+        train_generator.train(folder, out, encoder, folder, GeneratorTraining(steps=4, batch=2, **options), TINY)
+
+    for module, losses, train, file in ((train_audio, "losses", audio, "audio_encoder.pt"),
+                                        (train_generator, "flow_loss", motion, "generator.pt")):
+        def interrupted(loss, network, optimiser, step):
+            if step == 2:
+                raise KeyboardInterrupt
+            descend(loss, network, optimiser, step)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(module, "descend", interrupted)
+            train()
+        kept = (out / file).read_bytes()
+        assert torch.load(out / file, weights_only=True)["step"] == 2
+        with monkeypatch.context() as patch, pytest.raises(InputError, match="not finite at step 2.*--learning-rate"):
+            patch.setattr(module, losses, lambda *given: {"loss": torch.tensor(torch.nan, requires_grad=True)})
+            train()
+        assert (out / file).read_bytes() == kept
+
+
+def test_the_seed_reaches_the_noise(folder, tmp_path, monkeypatch):
+    drawn = []
+
+    def loss(generator, batch, decoder, options, rng):
+        drawn.append(torch.rand(1, generator=rng).item())
+        return {"nothing": generator.embed.weight.sum()}
+
+    monkeypatch.setattr(train_generator, "flow_loss", loss)
+    for name, seed in (("a", 0), ("b", 1), ("c", 1)):
+        options = GeneratorTraining(steps=1, batch=2, seed=seed)
+        train_generator.train(folder, tmp_path / name, folder / ENCODER, folder, options, TINY)
+    assert drawn[0] != drawn[1] == drawn[2]
 
 
 def test_a_lost_reading_is_the_users_error(tmp_path):
@@ -157,6 +225,23 @@ def test_clips_too_short_are_the_users_error(folder):
     with pytest.raises(InputError, match="frames"):
         train_generator.MotionPool([buzz(np.random.default_rng(0))], train_audio.load(folder / ENCODER), None,
                                    np.zeros((22, 67), np.float32), GeneratorConfig(window=900), GeneratorTraining())
+
+
+def test_nothing_can_be_measured_on_clips_too_short(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(speech, "clip", lambda rng, held_out: buzz(rng))
+    speech.write_corpus(tmp_path, 1, held_out=True, report=None)
+    monkeypatch.setattr(train_generator, "load", lambda folder: (None, None))
+    monkeypatch.setattr(Speech, "frames", 75)
+    with pytest.raises(InputError, match="more than 75 frames"):
+        train_generator.measure(tmp_path, folder / ENCODER, tmp_path, folder)
+
+
+@pytest.mark.parametrize("training, wrong", [(train_audio, "--frames"), (train_audio, "--batch"),
+                                             (train_generator, "--batch"), (train_generator, "--clips")])
+def test_nothing_at_all_is_no_number(training, wrong, capsys):
+    with pytest.raises(SystemExit):
+        training.main(["corpus", "out", wrong, "0"])
+    assert f"{wrong}: '0' given" in capsys.readouterr().err
 
 
 def test_missing_weights_are_the_users_error(tmp_path):

@@ -67,7 +67,7 @@ def test_an_observer_learns_to_see(people, tmp_path, capsys, monkeypatch):
 
 
 def test_a_recogniser_learns_who_is_who(people, tmp_path, capsys):
-    out = tmp_path / "recogniser.safetensors"
+    out = tmp_path / "new" / "recogniser.safetensors"
     assert main(["train", "recogniser", str(people), str(out)]) == 0
     assert Recogniser.load(out).mean.shape == (4800,)
     assert main(["train", "recogniser", str(people), str(out), "--measure"]) == 0

@@ -1,5 +1,6 @@
 """Training of the face reader: truth that moves with the picture, samples of every kind, a run, its options."""
 
+import shutil
 from io import BytesIO
 
 import cv2
@@ -70,6 +71,22 @@ def test_a_run_writes_weights_that_load_and_are_measured(folder, tmp_path):
     assert all(torch.isfinite(x).all() for x in load_reader(out).state_dict().values())
     measured = train_reader.measure_reader(load_reader(out), Heads(folder), count=6)
     assert measured["pose_deg"] >= 0 and 0 <= measured["false"] <= 1
+
+
+def test_damaged_people_are_named(folder, tmp_path):
+    (tmp_path / "identity-000000.npz").write_bytes((folder / "identity-000000.npz").read_bytes()[:-500])
+    with pytest.raises(InputError, match="identity-000000.npz.*imtalker synth"):
+        Heads(tmp_path)
+    small = BytesIO()
+    Image.new("RGB", (64, 64)).save(small, "JPEG")
+    jpeg = np.frombuffer(small.getvalue(), np.uint8)
+    np.savez(tmp_path / "identity-000000.npz", jpeg=jpeg, offsets=np.array([0, len(jpeg)]))
+    with pytest.raises(InputError, match="landmarks.*imtalker synth"):
+        Heads(tmp_path)
+    (tmp_path / "identity-000000.npz").rename(tmp_path / "identity-000001.npz")
+    shutil.copy(folder / "identity-000000.npz", tmp_path)
+    with pytest.raises(InputError, match=r"identity-000001.npz.*\(64, 64\).*\(256, 256\)"):
+        Heads(tmp_path)
 
 
 def test_an_empty_folder_and_missing_weights_are_the_users_errors(folder, tmp_path):

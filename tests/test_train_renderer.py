@@ -1,6 +1,7 @@
 """Training of the renderer: what the losses want, and that a run can be stopped and taken up again."""
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from io import BytesIO
 
@@ -14,8 +15,10 @@ from imtalker.errors import InputError
 from imtalker.models.places import grid_of
 from imtalker.models.renderer import Renderer, RendererConfig
 from imtalker.models.transfer import CrossAttention
+from imtalker.train import loop
+from imtalker.train import renderer as train_renderer
 from imtalker.train.data import HeadData, degrade, recolour, surface_code
-from imtalker.train.loop import Average
+from imtalker.train.loop import Average, descend, saving
 from imtalker.train.losses import (
     PART_WEIGHTS,
     adapter_loss,
@@ -69,6 +72,98 @@ def test_a_run_can_be_taken_up_again(data, tmp_path):
     assert (first["step"], second["step"]) == (3, 4)
     assert not torch.equal(first["renderer"]["synthesis.to_rgb.weight"], second["renderer"]["synthesis.to_rgb.weight"])
     assert list(tmp_path.glob("events.*"))
+
+
+def test_a_run_that_is_taken_up_says_so_and_ends_with_a_sheet(data, tmp_path, capsys):
+    train(data, tmp_path, replace(OPTIONS, steps=3), config=CONFIG, every=50)
+    assert "resuming" not in capsys.readouterr().err
+    train(data, tmp_path, OPTIONS, config=CONFIG, every=50, start="mini")
+    told = capsys.readouterr()
+    assert "resuming step 3, --start is not used" in told.err and "held out  psnr" in told.out
+    assert [sheet.name for sheet in sorted((tmp_path / "sheets").iterdir())] == ["000003.png", "000004.png"]
+
+
+def test_an_interrupted_run_is_kept_and_a_diverged_one_is_not(data, tmp_path, monkeypatch):
+    class Interrupted(RendererTrainer):
+        def update(self, views, done):
+            if self.step == 2:
+                raise KeyboardInterrupt
+            return super().update(views, done)
+
+    class Diverged(RendererTrainer):
+        def picture(self, views):
+            loss, *rest = super().picture(views)
+            return loss * torch.nan, *rest
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train_renderer, "RendererTrainer", Interrupted)
+        train(data, tmp_path, OPTIONS, config=CONFIG)
+    kept = (tmp_path / "checkpoint.pt").read_bytes()
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 2
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="not finite at step 2.*--learning-rate"):
+        patch.setattr(train_renderer, "RendererTrainer", Diverged)
+        train(data, tmp_path, OPTIONS, config=CONFIG)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == kept
+
+
+def test_a_run_is_saved_now_and_then_and_at_its_end(monkeypatch):
+    saved = []
+    with saving(lambda: saved.append(len(saved))) as now_and_then:
+        now_and_then()
+        assert saved == []
+        monkeypatch.setattr(loop, "SAVED_EVERY", 0.0)
+        now_and_then()
+        assert saved == [0]
+    assert saved == [0, 1]
+    with pytest.raises(KeyboardInterrupt), saving(lambda: saved.append(2)):
+        raise KeyboardInterrupt
+    with pytest.raises(InputError), saving(lambda: saved.append(3)):
+        raise InputError("what would be saved may be spoilt")
+    assert saved == [0, 1, 2]
+
+
+@pytest.mark.parametrize("spoilt", [lambda x: x * torch.nan, lambda x: (x - x.detach()).sqrt()])
+def test_no_step_is_made_down_a_loss_or_gradient_that_is_not_finite(spoilt):
+    network = torch.nn.Linear(2, 1)
+    before = network.weight.detach().clone()
+    with pytest.raises(InputError, match="step 7"):
+        descend(spoilt(network(torch.ones(2)).sum()), network, torch.optim.SGD(network.parameters(), 0.1), 7)
+    assert torch.equal(network.weight, before)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK not a checkpoint", "other"])
+def test_checkpoints_of_no_use_are_told(data, tmp_path, content):
+    checkpoint = tmp_path / "checkpoint.pt"
+    if content == "other":
+        train(data, tmp_path, replace(OPTIONS, steps=0), config=replace(CONFIG, adapter_hidden=16))
+    else:
+        checkpoint.write_bytes(content)
+    for how in ({"out": tmp_path}, {"out": tmp_path / "new", "start": checkpoint}):
+        with pytest.raises(InputError, match="checkpoint.pt.*name another") as caught:
+            train(data, options=OPTIONS, config=CONFIG, **how)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("transfer", ["attention", "flow"])
+def test_both_kinds_of_transfer_can_be_asked_for(monkeypatch, transfer):
+    asked = []
+    monkeypatch.setattr(train_renderer, "train", lambda *given, config, **more: asked.append(config))
+    train_renderer.main(["data", "out", "--transfer", transfer])
+    assert asked[0].transfer == transfer and bool(asked[0].eyes) == (transfer == "attention")
+
+
+@pytest.mark.parametrize("wrong", ["--every 0", "--people 0", "--driving 0", "--minutes 0", "--minutes nan",
+                                   "--limit 0", "--limit -1", "--window 7", "--average 5", "--pixel -1"])
+def test_wrong_numbers_are_refused(wrong, capsys):
+    with pytest.raises(SystemExit):
+        train_renderer.main(["data", "out", *wrong.split()])
+    assert f"argument {wrong.split()[0]}: " in capsys.readouterr().err
+
+
+def test_an_unknown_device_is_refused(data, tmp_path):
+    with pytest.raises(InputError, match="'foo' is not known"):
+        train_renderer.main([str(data), str(tmp_path / "out"), "--device", "foo"])
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("transfer", ["attention", "flow"])
@@ -147,6 +242,45 @@ def test_a_part_that_is_wrong_counts_more_at_eyes_and_mouth():
 def test_no_data_says_how_to_make_it(tmp_path):
     with pytest.raises(InputError, match="imtalker synth"):
         HeadData(tmp_path)
+
+
+def changed(data, folder, **arrays):
+    """A copy of the two people, with other arrays in the second."""
+    shutil.copytree(data, folder)
+    with np.load(folder / "identity-000001.npz") as z:
+        kept = {name: z[name] for name in z.files}
+    np.savez(folder / "identity-000001.npz", **{k: v for k, v in {**kept, **arrays}.items() if v is not None})
+    return folder
+
+
+def test_damaged_and_mixed_people_are_named(data, tmp_path):
+    whole = (data / "identity-000001.npz").read_bytes()
+    for name, content in (("empty", b""), ("cut", whole[:-300]), ("text", b"Dear Sir or Madam")):
+        shutil.copytree(data, tmp_path / name)
+        (tmp_path / name / "identity-000001.npz").write_bytes(content)
+    changed(data, tmp_path / "lost", gaze=None)
+    changed(data, tmp_path / "few", mouth=np.zeros(3, np.float32))
+    changed(data, tmp_path / "no picture", jpeg=np.zeros(100, np.uint8))
+    large = BytesIO()
+    Image.new("RGB", (96, 96)).save(large, "JPEG")
+    jpeg = np.frombuffer(large.getvalue(), np.uint8)
+    changed(data, tmp_path / "large", jpeg=np.tile(jpeg, 4), offsets=np.arange(5) * len(jpeg))
+    for folder in sorted(tmp_path.iterdir()):
+        with pytest.raises(InputError, match="identity-000001.npz") as caught:
+            HeadData(folder)
+        assert "\n" not in str(caught.value)
+
+
+def test_too_few_frames_are_told(data, tmp_path):
+    with pytest.raises(InputError, match="4 given, 5 expected by --driving 4"):
+        train(data, tmp_path, replace(OPTIONS, driving=4), config=CONFIG)
+    held_out = tmp_path / "held"
+    held_out.mkdir()
+    with np.load(data / "identity-000000.npz") as z:
+        first = {name: z[name][:1] for name in z.files if name not in ("jpeg", "offsets")}
+        np.savez(held_out / "identity-000000.npz", jpeg=z["jpeg"], offsets=z["offsets"][:2], **first)
+    with pytest.raises(InputError, match="1 given, 2 expected by --held-out"):
+        train(data, tmp_path, OPTIONS, config=CONFIG, held_out=held_out)
 
 
 def test_correspondence_wants_the_true_cell():
@@ -235,9 +369,10 @@ def test_average_follows():
     assert average.network.num_batches_tracked == 7
 
 
-def test_a_run_can_begin_from_a_model(data, tmp_path, tiny_model):
+def test_a_run_can_begin_from_a_model(data, tmp_path, tiny_model, monkeypatch):
+    monkeypatch.setenv("IMTALKER_CACHE", str(tiny_model.parent))
     config = load_model(tiny_model).config.renderer
-    checkpoint = train(data, tmp_path, replace(OPTIONS, geometry_steps=0, steps=1), config=config, start=tiny_model)
+    checkpoint = train(data, tmp_path, replace(OPTIONS, geometry_steps=0, steps=1), config=config, start="tiny")
     trained = torch.load(checkpoint, weights_only=True)["renderer"]
     begun = load_model(tiny_model).renderer.state_dict()
     assert all((trained[name] - begun[name]).abs().max() < 0.02 for name in begun if "weight" in name)

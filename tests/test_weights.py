@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from imtalker.errors import InputError
 from imtalker.models.audio import MelEncoderConfig
 from imtalker.models.generator import GeneratorConfig
 from imtalker.models.renderer import RendererConfig
-from imtalker.weights import ModelConfig, available_models, build_model, load_model, save_model
+from imtalker.weights import ModelConfig, available_models, build_model, complete, load_model, save_model
 
 CONFIG = ModelConfig(
     "tiny",
@@ -100,6 +101,23 @@ def test_weights_that_are_not_finite_are_not_saved(folder):
     with pytest.raises(InputError, match="embed.weight"):
         save_model(model, folder, half=True)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before  # nor the parts that would do
+
+
+def test_a_complete_file_is_as_readable_as_any_other(tmp_path):
+    before = os.umask(0o027)
+    try:
+        with complete(tmp_path / "weights") as unfinished:
+            save_file({"x": torch.zeros(2)}, unfinished)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "weights").stat().st_mode & 0o777 == 0o640
+
+
+def test_nothing_is_left_of_a_file_that_cannot_be_put_in_place(tmp_path):
+    (tmp_path / "weights").mkdir()
+    with pytest.raises(OSError), complete(tmp_path / "weights") as unfinished:
+        unfinished.write_bytes(b"whole")
+    assert [file.name for file in tmp_path.iterdir()] == ["weights"]
 
 
 def test_a_model_can_be_loaded_where_nobody_has_a_home(folder, monkeypatch):

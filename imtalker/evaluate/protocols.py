@@ -17,6 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ..errors import InputError
 from ..face import Reader, Reading
 from ..media import FPS, SAMPLE_RATE
 from ..pipeline import IMTalker
@@ -93,6 +94,8 @@ def evaluate(talkers: dict[str, IMTalker], pack: Path, judges: Judges, people: i
     others: how many people the source may be mistaken for. keep: frames that a result holds. `progress` is called after
     each result, of which there are `count_results`.
     """
+    if not count_results(people, protocols):
+        raise InputError("cross_reenactment needs two people, one is given: take --people 2 or more")
     size = talkers[MODEL].config.size
     said = list(speeches(people, seconds, corpus))
     motions = [spoken_motion(speech, person) for person, speech in enumerate(said)]

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from imtalker.errors import InputError
+from imtalker.files import readable
 from imtalker.synth.motion import BLINK, INDEX, Motion, expression_basis, latent, varied
 from imtalker.synth.pack import load_pack
 from imtalker.synth.scene import MAP_CELLS, SPLITS, Scene
@@ -93,6 +94,7 @@ def _write_identity(job):
     out, pack, split, seed, index, frames, size, basis, steady = job
     path = Path(out) / f"identity-{index:06d}.npz"
     if path.exists():
+        _check_same(path, {"split": split, "seed": seed, "size": size, "steady": steady, "frames": frames})
         return 0
     arrays = render_identity(pack, split, seed, index, frames, size, basis, steady)
     partial = path.with_suffix(f".{os.getpid()}.partial")
@@ -105,9 +107,20 @@ def _write_identity(job):
     return frames
 
 
+def _check_same(path: Path, wanted: dict) -> None:
+    """Raise InputError unless the identity file that is there was made with the options `wanted`."""
+    with readable(path, "delete it to have it made again"), np.load(path) as data:
+        made = {**json.loads(str(data["meta"])), "frames": len(data["offsets"]) - 1}
+    others = [name for name, value in wanted.items() if made.get(name) != value]
+    if others:
+        told = ", ".join(f"{name} {made.get(name)} instead of {wanted[name]}" for name in others)
+        raise InputError(f"{str(path)!r} was made with {told}: name another folder, or another --first")
+
+
 def write_dataset(out, *, identities: int = 400, frames: int = 20, size: int = 256, split: str = "train", seed: int = 0,
                   workers: int | None = None, pack, progress=None, first: int = 0, steady: bool = False) -> dict:
-    """Render a data set into folder `out`, one file per identity; files that are there already are kept.
+    """Render a data set into folder `out`, one file per identity; files that are there already are kept,
+    and refused where they were made with other options.
 
     Identities `first` .. `first + identities - 1` of (split, seed); the same numbers give the same pictures. The frames
     of one identity share person, light and background and differ in motion: any two are a (source, driving) pair.

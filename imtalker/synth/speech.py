@@ -20,10 +20,12 @@ import soxr
 from scipy.signal import butter, fftconvolve, sosfilt
 
 from imtalker.errors import InputError
+from imtalker.files import readable
 from imtalker.media import SAMPLE_RATE as RATE
 from imtalker.media import frame_count, loudness
 from imtalker.synth import visemes
 from imtalker.synth.texts import LANGUAGES, sentence
+from imtalker.weights import complete
 
 FLITE_VOICES = ("kal", "kal16", "awb", "rms", "slt")
 ESPEAK_VARIANTS = ("", "+f1", "+f2", "+f3", "+f4", "+f5", "+m1", "+m2", "+m3", "+m4", "+m5", "+m6", "+m7", "+m8",
@@ -255,6 +257,13 @@ def clip(rng: np.random.Generator, held_out: bool = False) -> Speech:
     return faster(join(parts, pauses), size)
 
 
+def check_new(folder) -> None:
+    """Raise InputError where `write_corpus` would write over a corpus."""
+    for file in (Path(folder) / "train.npz", Path(folder) / "test.npz"):
+        if file.exists():
+            raise InputError(f"{str(file)!r} is there already and would be lost: name another folder, or delete it")
+
+
 def write_corpus(folder, clips: int, seed: int = 0, held_out: bool = False, report=print) -> Path:
     """Write `clips` clean clips to folder/train.npz or folder/test.npz: int16 `waveform` (all joined), `offsets`,
     JSON `segments` and `voices`. About 5 seconds each."""
@@ -271,8 +280,9 @@ def write_corpus(folder, clips: int, seed: int = 0, held_out: bool = False, repo
             report(f"speech: {len(waves)} of {clips} clips, {sum(map(len, waves)) / RATE / 60:.1f} minutes")
     path = Path(folder) / ("test.npz" if held_out else "train.npz")
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, waveform=np.concatenate(waves), offsets=np.cumsum([0, *map(len, waves)]),
-             segments=json.dumps(rows), voices=json.dumps(voices))
+    with complete(path) as unfinished, unfinished.open("wb") as file:
+        np.savez(file, waveform=np.concatenate(waves), offsets=np.cumsum([0, *map(len, waves)]),
+                 segments=json.dumps(rows), voices=json.dumps(voices))
     return path
 
 
@@ -280,9 +290,14 @@ def read_corpus(path) -> list[Speech]:
     """All clips of a file of `write_corpus`."""
     if not Path(path).is_file():
         raise InputError(f"no speech corpus at {path}; make one with `imtalker synth FOLDER --speech 1500` first")
-    with np.load(path) as file:
-        waveform, offsets = file["waveform"], file["offsets"]
-        rows, voices = json.loads(str(file["segments"])), json.loads(str(file["voices"]))
+    with readable(path, "make it again with `imtalker synth FOLDER --speech CLIPS`"):
+        with np.load(path) as file:
+            waveform, offsets = file["waveform"], file["offsets"]
+            rows, voices = json.loads(str(file["segments"])), json.loads(str(file["voices"]))
+        if not 0 < len(rows) == len(voices) == len(offsets) - 1 or (np.diff(offsets) <= 0).any():
+            raise ValueError("its clips and their segments do not match")
+        if offsets[-1] != len(waveform):
+            raise ValueError(f"{len(waveform)} samples, {offsets[-1]} expected")
     return [Speech(waveform[a:b].astype(np.float32) / 32767, [tuple(r) for r in segments], voice)
             for a, b, segments, voice in zip(offsets[:-1], offsets[1:], rows, voices)]
 

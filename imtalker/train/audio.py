@@ -17,12 +17,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..files import readable
 from ..models.audio import SAMPLES_PER_FRAME, MelEncoder, MelEncoderConfig
-from ..options import MINUTES, OptionParser, count_to, take_fields
+from ..options import MINUTES, POSITIVE, SEED, SHARE, OptionParser, count_to, option, take_fields
 from ..synth.speech import Speech, augment, read_corpus, read_training
 from ..synth.visemes import OPENING, VISEMES, curves
-from ..weights import complete, load_model, load_weights
-from .loop import Average, Budget, Log, cosine, load_checkpoint, save_checkpoint
+from ..weights import complete, find_model, load_model, load_weights
+from .loop import OTHER_RUN, Average, Budget, Log, cosine, descend, resume, save_checkpoint, saving
 
 HALVES = 2                                  # viseme targets per frame
 READOUT = "readout.safetensors"             # beside the encoder's weights
@@ -32,12 +33,12 @@ CLOSED = [VISEMES.index("PP"), VISEMES.index("FF")]
 @dataclass(frozen=True)
 class AudioTraining:
     steps: int = 2500
-    batch: int = 20             # windows
-    frames: int = 75            # per window
-    learning_rate: float = 2e-3
+    batch: int = option(20, count_to(10**4))    # windows
+    frames: int = option(75, count_to(10**4))   # per window
+    learning_rate: float = option(2e-3, POSITIVE)
     weight_decay: float = 0.01
-    average: float = 0.998
-    seed: int = 0
+    average: float = option(0.998, SHARE)
+    seed: int = option(0, SEED)
 
 
 @dataclass(frozen=True)
@@ -133,23 +134,26 @@ def validate(encoder: MelEncoder, readout: Readout, clips: list[Speech], seed: i
 
 
 def train(corpus: Path, out: Path, options: AudioTraining = AudioTraining(), minutes: float | None = None,
-          every: int = 50, start: Path | None = None) -> Path:
+          every: int = 50, start: str | Path | None = None) -> Path:
     """Train on corpus/train*.npz, validate on corpus/test.npz; resumes from `out`, else begins from the encoder of the
-    model folder `start`, if given. Returns the weights' file out/audio_encoder.safetensors (moving average, with its
-    configuration in the metadata); the linear reading is beside it, in readout.safetensors."""
+    model `start`, a name or a folder, if given. Returns the weights' file out/audio_encoder.safetensors (moving
+    average, with its configuration in the metadata); the linear reading is beside it, in readout.safetensors."""
+    step, path = 0, Path(out) / "audio_encoder.pt"
+    state = resume(path, "cpu", start)
     torch.manual_seed(options.seed)
     encoder = MelEncoder()
-    if start:
-        encoder.load_state_dict(load_model(start).audio_encoder.state_dict())
+    if start and not state:
+        with readable(start, "its audio encoder is of another kind: name another model"):
+            encoder.load_state_dict(load_model(start).audio_encoder.state_dict())
     readout = Readout(encoder.dim)
     both = nn.ModuleList([encoder, readout])
     average = Average(both, options.average)
     optimiser = torch.optim.AdamW(both.parameters(), options.learning_rate, weight_decay=options.weight_decay)
-    step, path = 0, Path(out) / "audio_encoder.pt"
-    if (state := load_checkpoint(path, "cpu")) is not None:
-        both.load_state_dict(state["networks"])
-        average.network.load_state_dict(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
+    if state:
+        with readable(path, OTHER_RUN):
+            both.load_state_dict(state["networks"])
+            average.network.load_state_dict(state["average"])
+            optimiser.load_state_dict(state["optimiser"])
         step = state["step"]
     windows = SpeechWindows(read_training(corpus), encoder)
     test = read_corpus(Path(corpus) / "test.npz")
@@ -162,26 +166,24 @@ def train(corpus: Path, out: Path, options: AudioTraining = AudioTraining(), min
         with complete(Path(out) / READOUT) as unfinished:
             save_file(average.network[1].state_dict(), unfinished)
 
-    while (done := budget.done(step)) < 1:
-        for group in optimiser.param_groups:
-            group["lr"] = options.learning_rate * cosine(step, done)
-        batch = windows.sample(np.random.default_rng([options.seed, step]), options.batch, options.frames)
-        terms = losses(*readout(encoder.features(batch.waveform)), batch)
-        optimiser.zero_grad()
-        sum(terms.values()).backward()
-        nn.utils.clip_grad_norm_(both.parameters(), 1.)
-        optimiser.step()
-        average.update(both, step)
-        log.add(step, {name: value.detach() for name, value in terms.items()})
-        step += 1
-        if step % (10 * every) == 0:
-            save()
-            for name, seed in (("clean", None), ("augmented", 0)):
-                scores = validate(*average.network, test[:40], seed)
-                for key, value in scores.items():
-                    log.writer.add_scalar(f"{name}/{key}", value, step)
-                print(f"held-out voices, {name}: " + "  ".join(f"{k} {v:.3f}" for k, v in scores.items()), flush=True)
-    save()
+    with saving(save) as now_and_then:
+        while (done := budget.done(step)) < 1:
+            for group in optimiser.param_groups:
+                group["lr"] = options.learning_rate * cosine(step, done)
+            batch = windows.sample(np.random.default_rng([options.seed, step]), options.batch, options.frames)
+            terms = losses(*readout(encoder.features(batch.waveform)), batch)
+            descend(sum(terms.values()), both, optimiser, step)
+            average.update(both, step)
+            log.add(step, {name: value.detach() for name, value in terms.items()})
+            step += 1
+            now_and_then()
+            if step % (10 * every) == 0:
+                for name, seed in (("clean", None), ("augmented", 0)):
+                    scores = validate(*average.network, test[:40], seed)
+                    for key, value in scores.items():
+                        log.writer.add_scalar(f"{name}/{key}", value, step)
+                    shown = "  ".join(f"{k} {v:.3f}" for k, v in scores.items())
+                    print(f"held-out voices, {name}: {shown}", flush=True)
     return Path(out) / "audio_encoder.safetensors"
 
 
@@ -192,32 +194,43 @@ def export(encoder: MelEncoder, path: Path) -> None:
         save_file(tensors, unfinished, {"config": json.dumps(asdict(encoder.config)), "kind": "MelEncoder"})
 
 
-def load(path: Path) -> MelEncoder:
-    """The frozen encoder of `export`, or that of a model folder."""
-    if Path(path).is_dir():
-        return load_model(path).audio_encoder.eval().requires_grad_(False)
-    if not Path(path).is_file():
-        raise InputError(f"no audio encoder at {str(path)!r}: give audio_encoder.safetensors of imtalker train audio")
-    with safe_open(path, "pt") as file:
-        encoder = MelEncoder(MelEncoderConfig(**json.loads(file.metadata()["config"])))
-    load_weights(encoder, Path(path))
-    return encoder.eval().requires_grad_(False)
+# An encoder is named by the file that `export` wrote, which ends in .safetensors, or by a model's name or folder.
+WANTED = "give audio_encoder.safetensors of imtalker train audio, or a model's name or folder"
 
 
-def readout_path(encoder: Path) -> Path:
-    """Where the reading of an encoder, a file or a model folder, lies."""
-    return Path(encoder) / READOUT if Path(encoder).is_dir() else Path(encoder).with_name(READOUT)
+def is_file(encoder: str | Path) -> bool:
+    return str(encoder).endswith(".safetensors")
 
 
-def load_readout(encoder: Path) -> Readout:
-    """The linear reading that was trained with the encoder in file or model folder `encoder`; it lies beside it."""
+def load(encoder: str | Path) -> MelEncoder:
+    """A frozen encoder. Raises InputError for what is none."""
+    if not is_file(encoder):
+        return load_model(encoder).audio_encoder.eval().requires_grad_(False)
+    if not Path(encoder).is_file():
+        raise InputError(f"no audio encoder at {str(encoder)!r}: {WANTED}")
+    with readable(encoder, WANTED), safe_open(encoder, "pt") as file:
+        if "config" not in (file.metadata() or {}):
+            raise ValueError("it does not tell its configuration")
+        network = MelEncoder(MelEncoderConfig(**json.loads(file.metadata()["config"])))
+    load_weights(network, Path(encoder))
+    return network.eval().requires_grad_(False)
+
+
+def readout_path(encoder: str | Path) -> Path:
+    """Where the reading of an encoder lies: beside its weights."""
+    return Path(encoder).with_name(READOUT) if is_file(encoder) else find_model(encoder) / READOUT
+
+
+def load_readout(encoder: str | Path) -> Readout:
+    """The linear reading that was trained with the encoder."""
     path = readout_path(encoder)
     if not path.is_file():
         raise InputError(f"no {READOUT} beside {str(encoder)!r}: give the audio_encoder.safetensors in the folder that "
                          "imtalker train audio wrote")
-    weights = load_file(path)
-    readout = Readout(weights["scalars.weight"].shape[1])
-    readout.load_state_dict(weights)
+    with readable(path, "copy it anew, or train the audio encoder again"):
+        weights = load_file(path)
+        readout = Readout(weights["scalars.weight"].shape[1])
+        readout.load_state_dict(weights)
     return readout.eval().requires_grad_(False)
 
 
@@ -227,7 +240,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("out", type=Path, help="folder for checkpoint, metrics and weights; resumes from it")
     parser.add_argument("--minutes", type=MINUTES, help="stop after so long; run again to go on")
     parser.add_argument("--every", type=count_to(10**6), default=50, help="steps between lines of progress")
-    parser.add_argument("--start", type=Path, help="model folder whose audio encoder to begin from")
+    parser.add_argument("--start", help="model, a name or a folder, whose audio encoder to begin from")
     parser.add_fields(AudioTraining)
     given = vars(parser.parse_args(arguments))
     options = take_fields(AudioTraining, given)

@@ -4,49 +4,75 @@
 """
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-import torch
-
+from ..errors import InputError
+from ..files import readable
+from ..models.generator import Generator
 from ..models.renderer import Renderer, RendererConfig
 from ..options import GUIDANCE, OptionParser
 from ..synth.motion import FACE
-from ..weights import Model, ModelConfig, complete, load_model, save_model
+from ..weights import PARTS, Model, ModelConfig, complete, load_model, save_model, stored_tensors, stored_type
 from .audio import load as load_audio_encoder
 from .audio import readout_path
+from .generator import DESCRIPTION
 from .generator import load as load_generator
+from .loop import load_checkpoint
 
 
-def bundle(renderer: Path, generator: Path, audio_encoder: Path, out: Path, *, name: str = "mini",
-           training_data: str = "", licence: str = "Apache-2.0", guidance_scale: float = 1.0) -> Path:
-    """Write OUT as a model folder, half precision, from a checkpoint of `train.renderer` (its moving average) or a
-    model folder whose renderer to keep, the folder of `train.generator` and the file of `train.audio`, whose reading is
-    put beside the weights: the generator's training goes on from it."""
-    if renderer.is_dir():
-        network = load_model(renderer).renderer
-    else:
-        state = torch.load(renderer, map_location="cpu", weights_only=True)
-        network = Renderer(RendererConfig(**state["config"]))
-        network.load_state_dict(state["average"])
-    flow, _ = load_generator(generator)
+def bundle(renderer: str | Path, generator: str | Path, audio_encoder: str | Path, out: Path, *,
+           name: str | None = None, training_data: str = "", licence: str = "Apache-2.0",
+           guidance_scale: float = 1.0) -> Path:
+    """Write OUT as a model folder, half precision, from a checkpoint of `train.renderer` (its moving average), the
+    folder of `train.generator` and the file of `train.audio`, whose reading is put beside the weights: the generator's
+    training goes on from it. In place of each a model, given by name or as a folder, whose part to keep. `name`: by
+    default the folder's.
+
+    Raises InputError for an encoder that the generator cannot hear, and for weights that are not finite."""
+    painter, flow = renderer_of(renderer), generator_of(generator)
     audio = load_audio_encoder(audio_encoder)
-    config = ModelConfig(name, network.config, flow.config, audio.config, training_data=training_data, licence=licence,
-                         guidance_scale=guidance_scale, expression=(FACE.start, FACE.stop))
-    save_model(Model(network, flow, audio, config), out, half=True)
+    if (heard := flow.config.audio_dim) != audio.dim:
+        raise InputError(f"the generator hears {heard} numbers a frame, the audio encoder tells {audio.dim}: take the "
+                         "encoder that the generator was trained with")
+    config = ModelConfig(name or out.resolve().name, painter.config, flow.config, audio.config,
+                         training_data=training_data, licence=licence, guidance_scale=guidance_scale,
+                         expression=(FACE.start, FACE.stop))
+    model = Model(painter, flow, audio, config)
+    for part in PARTS:
+        for weight, x in stored_tensors(getattr(model, part)).items():
+            if not x.to(stored_type(x, half=True)).isfinite().all():
+                raise InputError(f"{weight} of the {part} is not finite in half precision: train it again, at a lower "
+                                 "--learning-rate")
+    save_model(model, out, half=True)
     if (readout := readout_path(audio_encoder)).is_file():
         with complete(readout_path(out)) as unfinished:
             unfinished.write_bytes(readout.read_bytes())
     return out
 
 
+def renderer_of(given: str | Path) -> Renderer:
+    if not os.path.isfile(given):
+        return load_model(given).renderer
+    state = load_checkpoint(given, "cpu")
+    with readable(given, "give checkpoint.pt of imtalker train renderer, or a model's name or folder"):
+        renderer = Renderer(RendererConfig(**state["config"]))
+        renderer.load_state_dict(state["average"])
+    return renderer
+
+
+def generator_of(given: str | Path) -> Generator:
+    return load_generator(given)[0] if (Path(given) / DESCRIPTION).is_file() else load_model(given).generator
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = OptionParser(prog="imtalker train bundle", description=__doc__.split("\n")[0])
-    parser.add_argument("renderer", type=Path, help="checkpoint.pt of `imtalker train renderer`, or a model folder")
-    parser.add_argument("generator", type=Path, help="folder of `imtalker train generator`")
-    parser.add_argument("audio_encoder", type=Path,
-                        help="audio_encoder.safetensors of `imtalker train audio`, or a model folder")
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--name", default="mini")
+    parser.add_argument("renderer", help="checkpoint.pt of `imtalker train renderer`, or a model's name or folder")
+    parser.add_argument("generator", help="folder of `imtalker train generator`, or a model's name or folder")
+    parser.add_argument("audio_encoder",
+                        help="audio_encoder.safetensors of `imtalker train audio`, or a model's name or folder")
+    parser.add_argument("out", type=Path, help="folder to write")
+    parser.add_argument("--name", help="what it is called in reports (default: the folder's name)")
     parser.add_argument("--training-data", default="synthetic heads and synthetic speech of our own making")
     parser.add_argument("--guidance-scale", type=GUIDANCE, default=1.0, help="how it is best sampled (default: 1, off)")
     given = vars(parser.parse_args(arguments))

@@ -17,11 +17,14 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import InputError
+from ..files import readable
 
 # Parts as `synth.dataset` numbers them, and one more, which only the renderer's training tells from the eye around it
 EYES, MOUTH, IRIS = 2, 3, 7
 IRIS_PLACE, IRIS_RADIUS = (19, 40, 68), 5  # of the left eye on the template head, in the units of `surface`
-LABELS = ("latent", "pose", "cam", "gaze", "blink", "mouth", "landmarks", "surface", "parts")
+# and the shape of each in a frame
+LABELS = {"latent": (32,), "pose": (3,), "cam": (3,), "gaze": (2,), "blink": (2,), "mouth": (), "landmarks": (68, 2),
+          "surface": (64, 64, 3), "parts": (64, 64)}
 
 
 @dataclass(frozen=True)
@@ -76,11 +79,17 @@ class HeadData:
     """
 
     def __init__(self, folder: str | Path, limit: int | None = None, device: str = "cpu"):
-        files = sorted(Path(folder).glob("identity-*.npz"))[:limit]
+        self.folder = Path(folder)
+        files = sorted(self.folder.glob("identity-*.npz"))[:limit]
         if not files:
             raise InputError(f"{folder}: holds no identity-*.npz; make them with `imtalker synth {folder}`")
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             loaded = list(pool.map(self._load, files))
+        first = loaded[0][0].shape
+        for file, (pictures, _) in zip(files, loaded):
+            if pictures.shape != first:
+                raise InputError(f"{str(file)!r} holds {_shown(pictures.shape)}, {files[0].name} {_shown(first)}: keep "
+                                 "people of one kind in a folder")
         stack = lambda arrays: torch.from_numpy(np.stack(arrays))  # noqa: E731
         self.pictures = stack([pictures for pictures, _ in loaded]).to(device)
         labels = {k: stack([labels[k] for _, labels in loaded]) for k in LABELS}
@@ -91,14 +100,29 @@ class HeadData:
 
     @staticmethod
     def _load(file: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        with np.load(file) as z:
+        with readable(file, "delete it and make it again with `imtalker synth`"), np.load(file) as z:
             ends, data = z["offsets"], z["jpeg"].tobytes()
-            pictures = [np.asarray(Image.open(BytesIO(data[a:b]))) for a, b in zip(ends, ends[1:])]
+            pictures = np.stack([np.asarray(Image.open(BytesIO(data[a:b]))) for a, b in zip(ends, ends[1:])])
             labels = {k: z[k] for k in LABELS}
-        return np.stack(pictures), {**labels, "parts": mark_irises(labels["parts"], labels["surface"])}
+            if pictures.ndim != 4 or pictures.shape[1] != pictures.shape[2]:
+                raise ValueError(f"its pictures are {pictures.shape[1:]}, square colour expected")
+            for k, shape in LABELS.items():
+                if labels[k].shape != (len(pictures), *shape):
+                    raise ValueError(f"{k} is {labels[k].shape}, {(len(pictures), *shape)} expected")
+        return pictures, {**labels, "parts": mark_irises(labels["parts"], labels["surface"])}
 
     def __len__(self) -> int:
         return len(self.pictures)
+
+    @property
+    def frames(self) -> int:
+        """Of each person."""
+        return self.pictures.shape[1]
+
+    def expect(self, frames: int, why: str) -> None:
+        if self.frames < frames:
+            raise InputError(f"{str(self.folder)!r} has too few frames of each person: {self.frames} given, {frames} "
+                             f"expected by {why}: make more with `imtalker synth --frames`")
 
     def sample(self, rng: np.random.Generator, people: int, frames: int, size: int | None = None,
                focus: float = 0.0) -> Views:
@@ -119,6 +143,10 @@ class HeadData:
         pick = {k: self.labels[k][rows] for k in ("latent", "landmarks", "surface", "parts")}
         return Views(pictures, pick["latent"], pick["landmarks"], surface_code(pick["surface"], pick["parts"]),
                      pick["parts"])
+
+
+def _shown(shape: tuple[int, ...]) -> str:
+    return f"{shape[0]} frames of {shape[1]} x {shape[2]}"
 
 
 def recolour(pictures: Tensor, rng: torch.Generator) -> Tensor:

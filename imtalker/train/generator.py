@@ -22,15 +22,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import InputError
 from ..evaluate.motion import measure_recording, measure_synthetic
+from ..files import readable
 from ..flow import interpolate, target_velocity
 from ..media import load_audio
 from ..models.audio import MelEncoder
 from ..models.generator import CONTROLS, Generator, GeneratorConfig
-from ..options import MINUTES, OptionParser, count_to, take_fields
+from ..options import MINUTES, POSITIVE, SEED, SHARE, OptionParser, count_to, option, take_fields
 from ..synth.motion import (
     CAM,
     FACE,
@@ -49,28 +50,30 @@ from ..synth.speech import Speech, augment, read_corpus, read_training
 from ..weights import complete, load_model, load_weights, read_dataclass
 from .audio import Readout, load_readout
 from .audio import load as load_audio_encoder
-from .loop import Average, Budget, Log, load_checkpoint, save_checkpoint
+from .loop import OTHER_RUN, Average, Budget, Log, descend, resume, save_checkpoint, saving
+
+DESCRIPTION = "generator.json"  # beside the weights: their configuration, and the mouth decoder
 
 
 @dataclass(frozen=True)
 class GeneratorTraining:
     steps: int = 6000
-    batch: int = 32             # windows
-    learning_rate: float = 1e-3
-    average: float = 0.998
-    clips: int = 2000           # at most, of the corpus; motion for them is synthesized anew all the time
-    variants: int = 3           # times each clip is heard: once clean, then through other microphones and rooms
-    renewed: int = 4            # clips that get new motion in each step
-    drop_audio: float = 0.1
-    drop_controls: float = 0.6  # all of them; else each alone with 0.25
-    drop_context: float = 0.25
-    part_context: float = 0.1   # windows before which only some of the context's frames were
-    cut: float = 0.5            # windows whose conditions end early, most of them after less than half
-    wide: float = 0.35          # motions over the whole range of pose and gaze
-    mouth: float = 10.          # weight of the mouth's opening, beside 1.5 of any direction of the face
-    heard: float = 1.           # share of the motions made from heard visemes, not from spoken ones
-    sharp: float = 1.2          # exponent of heard visemes: the mean of what may have been said is too faint
-    seed: int = 0
+    batch: int = option(32, count_to(10**4))        # windows
+    learning_rate: float = option(1e-3, POSITIVE)
+    average: float = option(0.998, SHARE)
+    clips: int = option(2000, count_to(10**7))      # at most, of the corpus; motion for them is always synthesized anew
+    variants: int = option(3, count_to(1000))       # times each clip is heard: once clean, then by other microphones
+    renewed: int = 4                                # clips that get new motion in each step
+    drop_audio: float = option(0.1, SHARE)
+    drop_controls: float = option(0.6, SHARE)       # all of them; else each alone with 0.25
+    drop_context: float = option(0.25, SHARE)
+    part_context: float = option(0.1, SHARE)        # windows before which only some of the context's frames were
+    cut: float = option(0.5, SHARE)                 # windows whose conditions end early, mostly after less than half
+    wide: float = option(0.35, SHARE)               # motions over the whole range of pose and gaze
+    mouth: float = 10.                              # weight of the mouth's opening, beside 1.5 of any other direction
+    heard: float = option(1., SHARE)                # of the motions made from heard visemes, not from spoken ones
+    sharp: float = 1.2                              # exponent of heard visemes: the mean of what may be said is faint
+    seed: int = option(0, SEED)
 
 
 @dataclass(frozen=True)
@@ -204,25 +207,29 @@ def flow_loss(generator: Generator, batch: MotionBatch, decoder: Tensor, options
             "mouth": options.mouth * mean(opening[..., None], inside)}
 
 
-def train(corpus: Path, out: Path, encoder: Path, pack: Path, options: GeneratorTraining = GeneratorTraining(),
+def train(corpus: Path, out: Path, encoder: str | Path, pack: Path, options: GeneratorTraining = GeneratorTraining(),
           config: GeneratorConfig = GeneratorConfig.mini(), minutes: float | None = None, every: int = 50,
-          start: Path | None = None) -> Path:
-    """Train on corpus/train*.npz; resumes from `out`, else begins from the generator of the model folder `start`, if
-    given. `encoder` is the file train.audio wrote, its reading beside it; `pack` the head pack. Returns
+          start: str | Path | None = None) -> Path:
+    """Train on corpus/train*.npz; resumes from `out`, else begins from the generator of the model `start`, a name or a
+    folder, if given. `encoder` is the file train.audio wrote, its reading beside it, or a model; `pack` the head pack.
+    Returns
     out/generator.safetensors (moving average); config and mouth decoder are in out/generator.json."""
-    torch.manual_seed(options.seed)
     out = Path(out)
+    step, path = 0, out / "generator.pt"
+    state = resume(path, "cpu", start)
+    torch.manual_seed(options.seed)
     basis = expression_basis(pack)
     generator = Generator(config)
-    if start:
-        generator.load_state_dict(load_model(start).generator.state_dict())
+    if start and not state:
+        with readable(start, "its generator is of another size: name another model"):
+            generator.load_state_dict(load_model(start).generator.state_dict())
     average = Average(generator, options.average)
     optimiser = torch.optim.AdamW(generator.parameters(), options.learning_rate, betas=(.9, .99), weight_decay=.01)
-    step, path = 0, out / "generator.pt"
-    if (state := load_checkpoint(path, "cpu")) is not None:
-        generator.load_state_dict(state["generator"])
-        average.network.load_state_dict(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
+    if state:
+        with readable(path, OTHER_RUN):
+            generator.load_state_dict(state["generator"])
+            average.network.load_state_dict(state["average"])
+            optimiser.load_state_dict(state["optimiser"])
         step = state["step"]
     clips = read_training(corpus)
     clips = [clips[i] for i in np.random.default_rng(options.seed).permutation(len(clips))[:options.clips]]
@@ -235,44 +242,48 @@ def train(corpus: Path, out: Path, encoder: Path, pack: Path, options: Generator
         tensors = {k: v.contiguous() for k, v in average.network.state_dict().items()}
         with complete(out / "generator.safetensors") as unfinished:
             save_file(tensors, unfinished)
-        with complete(out / "generator.json") as unfinished:
+        with complete(out / DESCRIPTION) as unfinished:
             unfinished.write_text(json.dumps(
                 {"generator": asdict(config), "mouth_decoder": decoder.tolist(), "step": step}, indent=1))
 
     log, budget = Log(out / "log", step, options.steps, every), Budget(options.steps, minutes)
-    while (done := budget.done(step)) < 1:
-        for group in optimiser.param_groups:
-            group["lr"] = options.learning_rate * min(1, (step + 1) / 100, .05 + .95 * max(0, 1 - done) / .5)
-        batch = pool.sample(np.random.default_rng([options.seed, 2, step]))
-        terms = flow_loss(generator, batch, torch.from_numpy(decoder), options, torch.Generator().manual_seed(step))
-        optimiser.zero_grad()
-        sum(terms.values()).backward()
-        nn.utils.clip_grad_norm_(generator.parameters(), 1.)
-        optimiser.step()
-        average.update(generator, step)
-        log.add(step, {name: value.detach() for name, value in terms.items()})
-        step += 1
-        if step % (5 * every) == 0:
-            save()
-    save()
+    with saving(save) as now_and_then:
+        while (done := budget.done(step)) < 1:
+            for group in optimiser.param_groups:
+                group["lr"] = options.learning_rate * min(1, (step + 1) / 100, .05 + .95 * max(0, 1 - done) / .5)
+            rng = np.random.default_rng([options.seed, 2, step])
+            batch, noise = pool.sample(rng), torch.Generator().manual_seed(int(rng.integers(2**63)))
+            terms = flow_loss(generator, batch, torch.from_numpy(decoder), options, noise)
+            descend(sum(terms.values()), generator, optimiser, step)
+            average.update(generator, step)
+            log.add(step, {name: value.detach() for name, value in terms.items()})
+            step += 1
+            now_and_then()
     return out / "generator.safetensors"
 
 
 def load(folder: Path) -> tuple[Generator, np.ndarray]:
     """(generator, mouth decoder (22,)) of a training folder."""
-    values = json.loads((Path(folder) / "generator.json").read_text())
-    generator = Generator(read_dataclass(GeneratorConfig, values["generator"], "generator."))
+    file = Path(folder) / DESCRIPTION
+    if not file.is_file():
+        raise InputError(f"{str(folder)!r} holds no {DESCRIPTION}: give the folder that imtalker train generator wrote")
+    with readable(file, "it is damaged: copy it anew, or train again"):
+        values = json.loads(file.read_text())
+        generator = Generator(read_dataclass(GeneratorConfig, values["generator"], "generator."))
+        decoder = np.float32(values["mouth_decoder"])
     load_weights(generator, Path(folder) / "generator.safetensors")
-    return generator.eval().requires_grad_(False), np.float32(values["mouth_decoder"])
+    return generator.eval().requires_grad_(False), decoder
 
 
-def measure(folder: Path, encoder: Path, corpus: Path, pack: Path, recordings: list[Path] = (), clips: int = 40,
+def measure(folder: Path, encoder: str | Path, corpus: Path, pack: Path, recordings: list[Path] = (), clips: int = 40,
             guidances: tuple[float, ...] = (1., 1.5, 2., 3.)) -> None:
     """Print tables of measures: held-out voices (with the ceiling: newly synthesized motion), then recordings."""
     basis, gap = expression_basis(pack), mouth_gap(pack)
     generator, decoder = load(folder)
     audio = load_audio_encoder(encoder)
     test = [clip for clip in read_corpus(Path(corpus) / "test.npz") if clip.frames > 75][:clips]
+    if not test:
+        raise InputError(f"no clip of {str(Path(corpus) / 'test.npz')!r} has more than 75 frames: make longer ones")
 
     def show(name: str, row: dict[str, float]) -> None:
         print(f"{name:24s}" + "  ".join(f"{key} {value:.3g}" for key, value in row.items()), flush=True)
@@ -290,12 +301,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser = OptionParser(prog="imtalker train generator", description=__doc__.split("\n")[0])
     parser.add_argument("corpus", type=Path, help="folder made by `imtalker synth FOLDER --speech CLIPS`")
     parser.add_argument("out", type=Path, help="folder for checkpoint, metrics and weights; resumes from it")
-    parser.add_argument("--encoder", type=Path, required=True,
-                        help="audio_encoder.safetensors of `imtalker train audio`, or a model folder")
+    parser.add_argument("--encoder", required=True,
+                        help="audio_encoder.safetensors of `imtalker train audio`, or a model's name or folder")
     parser.add_argument("--pack", type=Path, required=True, help="the synthetic head pack")
     parser.add_argument("--minutes", type=MINUTES, help="stop after so long; run again to go on")
     parser.add_argument("--every", type=count_to(10**6), default=50, help="steps between lines of progress")
-    parser.add_argument("--start", type=Path, help="model folder whose generator to begin from")
+    parser.add_argument("--start", help="model, a name or a folder, whose generator to begin from")
     parser.add_argument("--measure", action="store_true", help="train nothing; print what the weights in OUT do")
     parser.add_argument("--recordings", type=Path, nargs="*", default=[], help="with --measure: recordings of people")
     parser.add_fields(GeneratorTraining)

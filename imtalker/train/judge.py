@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..options import SEED, OptionParser
+from .loop import prepare
 
 
 def command(
@@ -27,5 +28,6 @@ def command(
     if given.pop("measure"):
         measure(given["out"], given["data"])
     else:
+        prepare(given["out"])
         train(**given)
         print(given["out"])

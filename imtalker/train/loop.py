@@ -3,14 +3,22 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
+
+from ..errors import InputError
+from ..files import check_writable, readable
+from ..weights import complete
+
+SAVED_EVERY = 120.0  # seconds
+OTHER_RUN = "it is of other networks, or of another kind of training: name another"
 
 
 class Average:
@@ -31,16 +39,71 @@ class Average:
             mine[name].copy_(theirs[name])
 
 
+def prepare(file: Path) -> None:
+    """Make the folder of a file that a training will write; that it can be written is checked before anything slow."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(file, "result")
+
+
 def save_checkpoint(path: Path, **state) -> None:
     """Write atomically, so that an interrupted run always leaves a whole file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    torch.save(state, part)
-    os.replace(part, path)
+    with complete(path) as unfinished:
+        torch.save(state, unfinished)
 
 
-def load_checkpoint(path: Path, device: str) -> dict | None:
-    return torch.load(path, map_location=device, weights_only=True) if path.exists() else None
+def load_checkpoint(path: Path, device: str | torch.device) -> dict:
+    with readable(path, "it is no checkpoint of imtalker train, or damaged: name another, or delete it to begin anew"):
+        state = torch.load(path, map_location=device, weights_only=True)
+        return {**state, "step": int(state["step"])}
+
+
+def resume(path: Path, device: str | torch.device, start: str | Path | None) -> dict | None:
+    """The state in checkpoint `path`, if there is one to go on from. All that a run will need is checked here, before
+    anything slow; `start` is what it would begin from otherwise."""
+    import torch.utils.tensorboard  # noqa: F401
+
+    prepare(path)
+    if not path.exists():
+        return None
+    state = load_checkpoint(path, device)
+    print(f"resuming step {state['step']}" + (", --start is not used" if start else ""), file=sys.stderr, flush=True)
+    return state
+
+
+@contextmanager
+def saving(save: Callable[[], None]) -> Iterator[Callable[[], None]]:
+    """What is yielded is to be called after every step: now and then it calls `save`, as is done in the end, also when
+    the run is interrupted. Not after an error: that may have spoilt what would be saved."""
+    saved = time.monotonic()
+
+    def now_and_then() -> None:
+        nonlocal saved
+        if time.monotonic() - saved >= SAVED_EVERY:
+            save()
+            saved = time.monotonic()
+
+    try:
+        yield now_and_then
+    except KeyboardInterrupt:
+        save()
+        raise
+    save()
+
+
+def check_finite(loss: Tensor, step: int) -> None:
+    if not loss.isfinite():
+        raise InputError(f"the loss is not finite at step {step}: lower --learning-rate or check the data; "
+                         "the checkpoint before is kept")
+
+
+def descend(loss: Tensor, network: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> None:
+    """One step of an optimiser down a loss, along a gradient of which `network` has no more than 1. Raises InputError
+    where either is not finite; weights are then as before."""
+    check_finite(loss, step)
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    check_finite(nn.utils.clip_grad_norm_(network.parameters(), 1.0), step)
+    optimiser.step()
 
 
 class Log:

@@ -17,6 +17,7 @@ from ..face.reader import load_reader, turn_between
 from ..models.reader import MIRROR, FaceReader, Reading
 from ..options import MINUTES, SEED, OptionParser, count_to
 from ..weights import complete
+from .loop import prepare
 from .reader_data import Heads, Sample
 from .reader_faces import face
 from .reader_negatives import no_face
@@ -146,10 +147,8 @@ def hints(samples: list[Sample], rng: np.random.Generator) -> Tensor:
 
 def save_reader(state: dict[str, Tensor], path: Path) -> None:
     """Weights as float16; the file appears only when complete."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {k: (v.detach().half() if v.is_floating_point() else v).contiguous() for k, v in state.items()}
-    with complete(path) as unfinished:
+    with complete(Path(path)) as unfinished:
         save_file(tensors, unfinished)
 
 
@@ -243,6 +242,7 @@ def main(arguments: list[str] | None = None) -> None:
         measured = measure_reader(load_reader(given["out"]), Heads(given["data"], given["most"]))
         print("  ".join(f"{name} {value:.3g}" for name, value in measured.items()))
     else:
+        prepare(given["out"])
         train_reader(**given)
         print(given["out"])
 

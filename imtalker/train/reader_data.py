@@ -7,13 +7,16 @@ gaze, lids, mouth and parts; whatever moves, turns or mirrors the picture does t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from ..errors import InputError
 from ..face.crop import CROP_RISE, CROP_SCALE, face_square
+from ..files import readable
 from ..models.reader import MIRROR
 
 SIZE = 128
@@ -40,13 +43,19 @@ class Heads:
         self.jpegs: list[np.ndarray] = []
         truth: dict[str, list[np.ndarray]] = {k: [] for k in ("landmarks", "pose", "gaze", "blink", "mouth", "parts")}
         self.identity: list[int] = []
+        sizes: list[tuple[int, int]] = []
         for number, path in enumerate(sorted(Path(folder).glob("identity-*.npz"))[:most]):
-            with np.load(path) as data:
+            with readable(path, "delete it and make it again with `imtalker synth`"), np.load(path) as data:
                 jpeg, offsets = data["jpeg"], data["offsets"]
                 count = min(len(offsets) - 1, frames)
+                sizes.append(Image.open(BytesIO(jpeg[: offsets[1]])).size)
+                if sizes[-1] != sizes[0]:
+                    raise ValueError(f"its pictures are {sizes[-1]}, those of the first {sizes[0]}")
                 self.jpegs += [jpeg[a:b] for a, b in zip(offsets[:count], offsets[1 : count + 1])]
                 for key, values in truth.items():
                     values.append(data[key][:count])
+                    if len(values[-1]) != count or values[-1].shape[1:] != values[0].shape[1:]:
+                        raise ValueError(f"{key} is {values[-1].shape}, {(count, *values[0].shape[1:])} expected")
                 self.identity += [number] * count
         if not self.jpegs:
             raise InputError(f"{str(folder)!r} holds no identity-*.npz: make them with imtalker synth {folder}")

@@ -9,6 +9,7 @@ towards its end adversarially.
 """
 from __future__ import annotations
 
+import os
 import random
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -18,16 +19,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..devices import choose_device
 from ..face.reader import load_reader
+from ..files import readable
 from ..models.layers import EqualConv2d, EqualLinear, ModulatedConv
 from ..models.motion import LandmarkMotionEncoder
 from ..models.renderer import MINI_RENDERER, Renderer, RendererConfig, SourceFeatures, map_tensors
 from ..models.warping import FlowTransfer
-from ..options import OptionParser, take_fields
+from ..options import MINUTES, POSITIVE, SEED, SHARE, OptionParser, count_to, option, take_fields
 from ..weights import load_model
 from .data import HeadData, Views, degrade, recolour
 from .discriminator import Discriminator
-from .loop import Average, Budget, Log, cosine, load_checkpoint, save_checkpoint, sheet
+from .loop import (
+    OTHER_RUN,
+    Average,
+    Budget,
+    Log,
+    check_finite,
+    cosine,
+    descend,
+    load_checkpoint,
+    resume,
+    save_checkpoint,
+    saving,
+    sheet,
+)
 from .losses import (
     PART_WEIGHTS,
     adapter_loss,
@@ -51,15 +67,15 @@ class RendererTraining:
     reading_steps: int = 2000
     geometry_steps: int = 2000
     steps: int = 40000  # reading and geometry included
-    people: int = 4  # sources in a batch
-    driving: int = 3  # driving frames of each
-    learning_rate: float = 1e-3
+    people: int = option(4, count_to(1000))  # sources in a batch
+    driving: int = option(3, count_to(1000))  # driving frames of each
+    learning_rate: float = option(1e-3, POSITIVE)
     equalised_rate: float = 4.0  # times the learning rate, for layers whose stored weights have unit variance
     reading_rate: float = 3.0  # times the learning rate, for a motion encoder that begins trained
-    reading: float = 0.5  # share of people moved as their pictures are read; 0: all by the truth, nothing is read
-    window: float = 0.0  # share of steps that look at half the side around the face only, in half the time
+    reading: float = option(0.5, SHARE)  # of people moved as their pictures are read; 0: by the truth, nothing is read
+    window: float = option(0.0, SHARE)  # of steps that look at half the side around the face, in half the time
     perceptual: str = "reader"  # none, reader or vgg19
-    scales: int = 2  # of the perceptual pyramid
+    scales: int = option(2, count_to(8))  # of the perceptual pyramid
     pixel: float = 1.0
     region: float = 2.0
     openings: float = 1.0  # of eyes and mouth
@@ -72,10 +88,10 @@ class RendererTraining:
     parts: float = 0.3
     adapter: float = 0.02
     adversarial: float = 0.0
-    adversarial_from: float = 0.7  # share of the run after which the adversary joins
+    adversarial_from: float = option(0.7, SHARE)  # share of the run after which the adversary joins
     focus: float = 0.0  # how much more often frames drive in which mouth and eyes do more
-    average: float = 0.999
-    seed: int = 0
+    average: float = option(0.999, SHARE)
+    seed: int = option(0, SEED)
 
 
 def repeat(source: SourceFeatures, times: int) -> SourceFeatures:
@@ -126,7 +142,7 @@ def crop(maps: Tensor, corner: Tensor) -> Tensor:
 class RendererTrainer:
     """Networks, optimisers and the step of every phase. `device` runs them; `bfloat16` halves the time where it can."""
 
-    def __init__(self, config: RendererConfig, options: RendererTraining, device: str, bfloat16: bool):
+    def __init__(self, config: RendererConfig, options: RendererTraining, device: str | torch.device, bfloat16: bool):
         torch.manual_seed(options.seed)
         self.options, self.device, self.bfloat16 = options, device, bfloat16
         self.renderer = Renderer(config).to(device, memory_format=torch.channels_last)
@@ -258,6 +274,7 @@ class RendererTrainer:
         pyramid = lambda x: [x if k == 0 else F.avg_pool2d(x, 1 << k) for k in range(len(self.critics))]  # noqa: E731
         judged = sum(discriminator_loss(critic(real), critic(fake)) for critic, real, fake
                      in zip(self.critics, pyramid(target), pyramid(frames.detach())))
+        check_finite(judged, self.step)
         self.critic_optimiser.zero_grad(set_to_none=True)
         judged.backward()
         self.critic_optimiser.step()
@@ -288,10 +305,7 @@ class RendererTrainer:
                 if self.critics and done >= o.adversarial_from:
                     fooled, more = self.adversary(frames, target)
                     total, losses = total + o.adversarial * fooled, losses | more
-        self.optimiser.zero_grad(set_to_none=True)
-        total.backward()
-        torch.nn.utils.clip_grad_norm_(self.renderer.parameters(), 1.0)
-        self.optimiser.step()
+        descend(total, self.renderer, self.optimiser, self.step)
         self.average.update(self.renderer, self.step)
         self.step += 1
         return {name: value.detach() for name, value in losses.items()}
@@ -303,16 +317,17 @@ class RendererTrainer:
                 "average": self.average.network.state_dict(), "parts": self.parts.state_dict(),
                 "optimiser": self.optimiser.state_dict(), **critics}
 
-    def begin(self, start: Path) -> None:
-        """Begin from the weights of a model's folder or of a checkpoint."""
-        if start.is_dir():
-            weights = load_model(start).renderer.state_dict()
-        else:
-            state = load_checkpoint(start, self.device)
-            weights = state["average"]
-            self.parts.load_state_dict(state["parts"])
-        self.renderer.load_state_dict(weights)
-        self.average.network.load_state_dict(weights)
+    def begin(self, start: str | Path) -> None:
+        """Begin from the weights of a checkpoint, or of a model, given by name or as a folder."""
+        with readable(start, OTHER_RUN):
+            if os.path.isfile(start):
+                state = load_checkpoint(start, self.device)
+                weights = state["average"]
+                self.parts.load_state_dict(state["parts"])
+            else:
+                weights = load_model(start).renderer.state_dict()
+            self.renderer.load_state_dict(weights)
+            self.average.network.load_state_dict(weights)
 
     def load(self, state: dict) -> None:
         self.step = state["step"]
@@ -344,40 +359,52 @@ def validate(renderer: Renderer, views: Views) -> tuple[dict[str, float], list[l
 
 def train(data: Path, out: Path, options: RendererTraining, *, held_out: Path | None = None, device: str = "cpu",
           bfloat16: bool = False, minutes: float | None = None, every: int = 50, config: RendererConfig = MINI_RENDERER,
-          start: Path | None = None, limit: int | None = None) -> Path:
+          start: str | Path | None = None, limit: int | None = None) -> Path:
     """Train until `options.steps` or for `minutes`; resumes from OUT/checkpoint.pt. Returns the checkpoint's path.
 
     OUT gets checkpoint.pt, TensorBoard files, and sheets of held-out people as pictures. `start` is a checkpoint or a
-    model folder whose renderer to begin from when there is nothing to resume.
+    model, a name or a folder, whose renderer to begin from when there is nothing to resume.
     """
-    heads = HeadData(data, limit, device)
-    judge = HeadData(held_out, limit, device) if held_out else heads
-    trainer = RendererTrainer(config, options, device, bfloat16)
+    device = choose_device(device)
     checkpoint = out / "checkpoint.pt"
-    if state := load_checkpoint(checkpoint, device):
-        trainer.load(state)
+    state = resume(checkpoint, device, start)
+    heads = HeadData(data, limit, device)
+    heads.expect(options.driving + 1, f"--driving {options.driving}")
+    judge = HeadData(held_out, limit, device) if held_out else heads
+    judge.expect(2, "--held-out")
+    trainer = RendererTrainer(config, options, device, bfloat16)
+    if state:
+        with readable(checkpoint, OTHER_RUN):
+            trainer.load(state)
     elif start:
         trainer.begin(start)
     elif config.motion_encoder == "landmarks":
         trainer.begin_reading(heads)
     rng = np.random.default_rng([options.seed, trainer.step])
-    test = judge.sample(np.random.default_rng(0), min(8, len(judge)), 3, config.size)
+    test = judge.sample(np.random.default_rng(0), min(8, len(judge)), min(3, judge.frames), config.size)
     log, budget = Log(out, trainer.step, options.steps, every), Budget(options.steps, minutes)
-    while (done := budget.done(trainer.step)) < 1:
-        sizes = {"reading": 128 if config.motion_encoder == "landmarks" else config.size, "geometry": 0}
-        size = sizes.get(trainer.phase, config.size)
-        views = heads.sample(rng, options.people, options.driving + 1, size, options.focus)
-        views = Views(recolour(views.pictures, trainer.rng), *(getattr(views, f.name) for f in fields(Views)[1:]))
-        log.add(trainer.step, trainer.update(views, done))
-        if trainer.step % (10 * every) == 0:
-            save_checkpoint(checkpoint, **trainer.state())
-            if trainer.phase == "picture":
-                metrics, rows = validate(trainer.average.network, test)
-                sheet(rows, out / "sheets" / f"{trainer.step:06d}.png")
-                for name, value in metrics.items():
-                    log.writer.add_scalar(f"held_out/{name}", value, trainer.step)
-                print("held out  " + "  ".join(f"{k} {v:.3f}" for k, v in metrics.items()), flush=True)
-    save_checkpoint(checkpoint, **trainer.state())
+
+    def show() -> None:
+        metrics, rows = validate(trainer.average.network, test)
+        sheet(rows, out / "sheets" / f"{trainer.step:06d}.png")
+        for name, value in metrics.items():
+            log.writer.add_scalar(f"held_out/{name}", value, trainer.step)
+        print("held out  " + "  ".join(f"{k} {v:.3f}" for k, v in metrics.items()), flush=True)
+
+    shown = trainer.step
+    with saving(lambda: save_checkpoint(checkpoint, **trainer.state())) as now_and_then:
+        while (done := budget.done(trainer.step)) < 1:
+            sizes = {"reading": 128 if config.motion_encoder == "landmarks" else config.size, "geometry": 0}
+            size = sizes.get(trainer.phase, config.size)
+            views = heads.sample(rng, options.people, options.driving + 1, size, options.focus)
+            views = Views(recolour(views.pictures, trainer.rng), *(getattr(views, f.name) for f in fields(Views)[1:]))
+            log.add(trainer.step, trainer.update(views, done))
+            now_and_then()
+            if trainer.step % (10 * every) == 0 and trainer.phase == "picture":
+                show()
+                shown = trainer.step
+    if trainer.phase == "picture" and shown != trainer.step:
+        show()
     return checkpoint
 
 
@@ -386,18 +413,20 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("data", type=Path, help="folder made by `imtalker synth`")
     parser.add_argument("out", type=Path, help="folder for checkpoint, metrics and sheets; resumes from it")
     parser.add_argument("--held-out", type=Path, help="folder of people that training never sees, for the sheets")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda or mps")
     parser.add_argument("--bfloat16", action="store_true", help="mixed precision: about twice as fast where supported")
-    parser.add_argument("--minutes", type=float, help="stop after so long; run again to go on")
-    parser.add_argument("--every", type=int, default=50, help="steps between lines of progress")
-    parser.add_argument("--start", type=Path, help="checkpoint or model folder whose renderer to begin from")
-    parser.add_argument("--limit", type=int, help="use only so many people")
+    parser.add_argument("--minutes", type=MINUTES, help="stop after so long; run again to go on")
+    parser.add_argument("--every", type=count_to(10**6), default=50, help="steps between lines of progress")
+    parser.add_argument("--start", help="checkpoint, or model, a name or a folder, whose renderer to begin from")
+    parser.add_argument("--limit", type=count_to(10**7), help="use only so many people")
     parser.add_argument("--transfer", choices=("attention", "flow"), default="attention",
                         help="flow: the explicit kind, to compare with (default: attention)")
     parser.add_fields(RendererTraining)
     given = vars(parser.parse_args(arguments))
     options = take_fields(RendererTraining, given)
-    config = replace(MINI_RENDERER, transfer=given.pop("transfer"))
+    config = MINI_RENDERER
+    if given.pop("transfer") == "flow":
+        config = replace(config, transfer="flow", eyes=0.0)  # eyeballs are moved by attention alone
     train(given.pop("data"), given.pop("out"), options, config=config, **given)
 
 
