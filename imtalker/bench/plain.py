@@ -257,7 +257,7 @@ class PlainRenderer:
         change = ahead - own
         change = (change + torch.linalg.cross(source.motion[0, :3] * self.config.eyes, change))[:2]  # nearly turned
         change[1] *= -1  # downwards
-        moved = gather_bilinear(source.eyes, fine[0], fine[1])[0, 0]
+        moved = 1.3 * gather_bilinear(source.eyes, fine[0], fine[1])[0, 0]
         return fine - points * moved * change[:, None, None]
 
     # ----------------------------------------------------------------------------------------------------- synthesis

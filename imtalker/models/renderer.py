@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .appearance import AppearanceEncoder
-from .eyes import eyeballs, gaze_change
+from .eyes import FARTHER, eyeballs, gaze_change
 from .motion import IdentityAdapter, LandmarkMotionEncoder, MotionDecoder, MotionEncoder
 from .synthesis import SynthesisNetwork
 from .transfer import MotionTransfer, TransferSource
@@ -147,7 +147,10 @@ class Renderer(nn.Module):
 
     def gaze(self, source: SourceFeatures, motion: Tensor) -> Tensor | None:
         """How far the latents `motion` (B, motion_dim) look away from where the source does, for `transfer`."""
-        return gaze_change(motion, source.motion, self.config.eyes) if self.config.eyes else None
+        if not self.config.eyes:
+            return None
+        change = gaze_change(motion, source.motion, self.config.eyes)
+        return change if self.training else FARTHER * change
 
     def render(self, source: SourceFeatures, motion: Tensor) -> Tensor:
         """Frames (B, 3, S, S) in [0, 1] of the source moved as the latents `motion` (B, motion_dim) say."""
