@@ -45,8 +45,8 @@ def values_at(field: Tensor, place: Tensor) -> Tensor:
 def set_right(place: Tensor, astray: Tensor) -> Tensor:
     """Places (B, 2, G, G) less what they err by while nothing moves, `astray` (B or 1, 2, G, G), as far as they are
     near."""
-    moved = (place - grid_of(place)).norm(dim=1, keepdim=True)
-    return place - values_at(astray, place) * torch.exp(-(moved / NEAR).square())
+    moved = (place - grid_of(place)).square().sum(1, keepdim=True)
+    return place - values_at(astray, place) * torch.exp(-moved / NEAR**2)
 
 
 def sample_at(level: Tensor, place: Tensor) -> Tensor:
