@@ -1,4 +1,5 @@
-"""Files that the user names: what is wrong with one is told in one line, and where it can be, before anything slow."""
+"""Files that the user names: what is wrong with one is told in one line, and where it can be, before anything slow; and
+what is written is there whole or not at all."""
 
 from __future__ import annotations
 
@@ -44,3 +45,26 @@ def readable(file: str | Path, advice: str) -> Iterator[None]:
         if isinstance(error, pickle.UnpicklingError):  # PyTorch explains at length how to trust a file
             reason = "it is no file of PyTorch"
         raise InputError(f"{str(file)!r} cannot be used ({textwrap.shorten(reason, 200)}): {advice}") from error
+
+
+class complete:
+    """`with complete(file) as unfinished:` write to `unfinished`; it becomes `file` if all went well, else it goes.
+
+    Who may read it follows from the user's umask, even where what writes it keeps files private, as safetensors does.
+    """
+
+    def __init__(self, file: Path):
+        self.file, self.unfinished = file, file.with_name(f".{file.name}.{os.getpid()}.part")
+
+    def __enter__(self) -> Path:
+        self.unfinished.touch()
+        self.mode = self.unfinished.stat().st_mode
+        return self.unfinished
+
+    def __exit__(self, kind, error, trace) -> None:
+        try:
+            if kind is None:
+                self.unfinished.chmod(self.mode)
+                self.unfinished.replace(self.file)
+        finally:
+            self.unfinished.unlink(missing_ok=True)

@@ -25,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 
 from .bundled import ASSETS
 from .errors import InputError
+from .files import complete
 from .models.audio import FRAME_RATE, SAMPLE_RATE, MelEncoder, MelEncoderConfig, Wav2Vec2Encoder, Wav2Vec2EncoderConfig
 from .models.generator import Generator, GeneratorConfig
 from .models.renderer import Renderer, RendererConfig
@@ -357,26 +358,3 @@ def write_tensors(tensors: Mapping[str, Tensor], file: Path, half: bool, written
             stream.write(piece)
             digest.update(piece)
     return digest.hexdigest()
-
-
-class complete:
-    """`with complete(file) as unfinished:` write to `unfinished`; it becomes `file` if all went well, else it goes.
-
-    Who may read it follows from the user's umask, even where what writes it keeps files private, as safetensors does.
-    """
-
-    def __init__(self, file: Path):
-        self.file, self.unfinished = file, file.with_name(f".{file.name}.{os.getpid()}.part")
-
-    def __enter__(self) -> Path:
-        self.unfinished.touch()
-        self.mode = self.unfinished.stat().st_mode
-        return self.unfinished
-
-    def __exit__(self, kind, error, trace) -> None:
-        try:
-            if kind is None:
-                self.unfinished.chmod(self.mode)
-                self.unfinished.replace(self.file)
-        finally:
-            self.unfinished.unlink(missing_ok=True)

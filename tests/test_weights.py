@@ -8,10 +8,11 @@ from safetensors.torch import load_file, save_file
 
 from imtalker import weights
 from imtalker.errors import InputError
+from imtalker.files import complete
 from imtalker.models.audio import MelEncoderConfig
 from imtalker.models.generator import GeneratorConfig
 from imtalker.models.renderer import RendererConfig
-from imtalker.weights import ModelConfig, available_models, build_model, complete, load_model, save_model
+from imtalker.weights import ModelConfig, available_models, build_model, load_model, save_model
 
 CONFIG = ModelConfig(
     "tiny",

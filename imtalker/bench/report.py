@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ..weights import complete
+from ..files import complete
 from .benchmark import FIRST_SOUND
 
 HEAD = "# Performance\n"

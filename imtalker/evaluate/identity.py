@@ -15,7 +15,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from ..bundled import weights_file
-from ..weights import complete
+from ..files import complete
 
 FACE = 112  # pixels
 # Where eyes, tip of the nose and corners of the mouth lie in it: the framing of ArcFace (arXiv 1801.07698).

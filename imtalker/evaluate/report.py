@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..weights import complete
+from ..files import complete
 from . import PROTOCOLS
 from .protocols import CEILING, FLOOR, MODEL, Result, averages, spreads
 

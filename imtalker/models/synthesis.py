@@ -164,5 +164,5 @@ class SynthesisNetwork(nn.Module):
         if self.painted_as is None:
             return self.blend(*self.paint(aligned), aligned)
         with torch.autocast(aligned[0].device.type, torch.float16, enabled=self.painted_as == torch.float16):
-            painted, trust = self.paint([x.to(self.painted_as) for x in aligned])
+            painted, trust = self.paint([x.to(self.painted_as) for x in aligned[:len(self.up) + 1]])  # no pixels
         return self.blend(painted, trust, aligned)

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from imtalker.errors import InputError
-from imtalker.files import readable
+from imtalker.files import complete, readable
 from imtalker.synth.motion import BLINK, INDEX, Motion, expression_basis, latent, varied
 from imtalker.synth.pack import load_pack
 from imtalker.synth.scene import MAP_CELLS, SPLITS, Scene
@@ -97,13 +97,8 @@ def _write_identity(job):
         _check_same(path, {"split": split, "seed": seed, "size": size, "steady": steady, "frames": frames})
         return 0
     arrays = render_identity(pack, split, seed, index, frames, size, basis, steady)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    try:
-        with open(partial, "wb") as file:
-            np.savez(file, **arrays)                                        # JPEG does not shrink further
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with complete(path) as unfinished, unfinished.open("wb") as file:
+        np.savez(file, **arrays)                                            # JPEG does not shrink further
     return frames
 
 

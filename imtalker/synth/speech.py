@@ -20,12 +20,11 @@ import soxr
 from scipy.signal import butter, fftconvolve, sosfilt
 
 from imtalker.errors import InputError
-from imtalker.files import readable
+from imtalker.files import complete, readable
 from imtalker.media import SAMPLE_RATE as RATE
 from imtalker.media import frame_count, loudness
 from imtalker.synth import visemes
 from imtalker.synth.texts import LANGUAGES, sentence
-from imtalker.weights import complete
 
 FLITE_VOICES = ("kal", "kal16", "awb", "rms", "slt")
 ESPEAK_VARIANTS = ("", "+f1", "+f2", "+f3", "+f4", "+f5", "+m1", "+m2", "+m3", "+m4", "+m5", "+m6", "+m7", "+m8",

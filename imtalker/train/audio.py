@@ -17,12 +17,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..files import readable
+from ..files import complete, readable
 from ..models.audio import SAMPLES_PER_FRAME, MelEncoder, MelEncoderConfig
 from ..options import MINUTES, POSITIVE, SEED, SHARE, OptionParser, count_to, option, take_fields
 from ..synth.speech import Speech, augment, read_corpus, read_training
 from ..synth.visemes import OPENING, VISEMES, curves
-from ..weights import complete, find_model, load_model, load_weights
+from ..weights import find_model, load_model, load_weights
 from .loop import OTHER_RUN, Average, Budget, Log, cosine, descend, resume, save_checkpoint, saving
 
 HALVES = 2                                  # viseme targets per frame

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..evaluate.motion import measure_recording, measure_synthetic
-from ..files import readable
+from ..files import complete, readable
 from ..flow import interpolate, target_velocity
 from ..media import load_audio
 from ..models.audio import MelEncoder
@@ -47,7 +47,7 @@ from ..synth.motion import (
     talking,
 )
 from ..synth.speech import Speech, augment, read_corpus, read_training
-from ..weights import complete, load_model, load_weights, read_dataclass
+from ..weights import load_model, load_weights, read_dataclass
 from .audio import Readout, load_readout
 from .audio import load as load_audio_encoder
 from .loop import OTHER_RUN, Average, Budget, Log, descend, resume, save_checkpoint, saving
@@ -212,8 +212,7 @@ def train(corpus: Path, out: Path, encoder: str | Path, pack: Path, options: Gen
           start: str | Path | None = None) -> Path:
     """Train on corpus/train*.npz; resumes from `out`, else begins from the generator of the model `start`, a name or a
     folder, if given. `encoder` is the file train.audio wrote, its reading beside it, or a model; `pack` the head pack.
-    Returns
-    out/generator.safetensors (moving average); config and mouth decoder are in out/generator.json."""
+    Returns out/generator.safetensors (moving average); config and mouth decoder are in out/generator.json."""
     out = Path(out)
     step, path = 0, out / "generator.pt"
     state = resume(path, "cpu", start)

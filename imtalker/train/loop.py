@@ -14,8 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..files import check_writable, readable
-from ..weights import complete
+from ..files import check_writable, complete, readable
 
 SAVED_EVERY = 120.0  # seconds
 OTHER_RUN = "it is of other networks, or of another kind of training: name another"

@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..face.reader import load_reader, turn_between
+from ..files import complete
 from ..models.reader import MIRROR, FaceReader, Reading
 from ..options import MINUTES, SEED, OptionParser, count_to
-from ..weights import complete
 from .loop import prepare
 from .reader_data import Heads, Sample
 from .reader_faces import face
