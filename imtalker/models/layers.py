@@ -29,6 +29,11 @@ def blur_kernel(like: Tensor, gain: float = 1.0) -> Tensor:
     return torch.outer(taps, taps) * (gain / 64)
 
 
+def fading(x: Tensor) -> Tensor:
+    """e^-x of x of 0 and more, at most 60: less counts for nothing, and is no normal number, which takes CPUs long."""
+    return x.clamp(max=60).neg_().exp_()
+
+
 class EqualLinear(nn.Module):
     """Linear layer that stores unit-variance weights and scales them by 1/sqrt(fan_in) when used."""
 

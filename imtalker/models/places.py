@@ -8,25 +8,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .layers import fading
+
 REACH = 2  # cells around the best match that refine its place
 NEAR = 2.0  # cells: what has moved farther errs in another way than what has not moved
 
 
-def place(logits: Tensor, match: Tensor, width: int) -> Tensor:
-    """Where in the source every row looks, finer than a cell: (B, R, 2) x and y, in cells of a map of that width.
+class Surroundings:
+    """The cells around every cell of a map of `height` x `width`: what refines where attention looks."""
 
-    logits: of the attention (B, h, R, N). match: (B, R), the best cell. The place is the mean one under the attention
-    weights of the cells around the best match. Differentiable in the logits.
-    """
-    height = logits.shape[-1] // width
-    reach = torch.arange(-REACH, REACH + 1, device=match.device)
-    y = (match // width)[..., None] + reach.repeat_interleave(len(reach))  # (B, R, K)
-    x = (match % width)[..., None] + reach.repeat(len(reach))
-    inside = (0 <= y) & (y < height) & (0 <= x) & (x < width)
-    cells = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
-    near = logits.gather(-1, cells[:, None].expand(-1, logits.shape[1], -1, -1))  # (B, h, R, K)
-    weights = near.masked_fill(~inside[:, None], -torch.inf).softmax(-1).mean(1)  # (B, R, K)
-    return torch.stack([(weights * x).sum(-1), (weights * y).sum(-1)], -1)
+    def __init__(self, height: int, width: int, device: torch.device):
+        cell, reach = torch.arange(height * width, device=device), torch.arange(-REACH, REACH + 1, device=device)
+        y = (cell // width)[:, None] + reach.repeat_interleave(len(reach))  # (N, K)
+        x = (cell % width)[:, None] + reach.repeat(len(reach))
+        self.width = width
+        self.inside = (0 <= y) & (y < height) & (0 <= x) & (x < width)
+        self.cells = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
+
+    def logits(self, logits: Tensor, match: Tensor) -> Tensor:
+        """Of those of the attention (B, h, R, N), the ones around every row's best cell `match` (B, R): (B, h, R, K)."""
+        return logits.gather(-1, self.cells[match][:, None].expand(-1, logits.shape[1], -1, -1))
+
+    def place(self, logits: Tensor, match: Tensor) -> Tensor:
+        """Where in the source every row looks, finer than a cell: (B, R, 2) x and y, in cells.
+
+        The mean place under the attention weights of the cells around the best match, whose logits (B, h, R, K) are.
+        Differentiable in them.
+        """
+        outside, cells = ~self.inside[match], self.cells[match]
+        weights = logits.masked_fill(outside[:, None], -torch.inf).softmax(-1).mean(1)  # (B, R, K)
+        return torch.stack([(weights * (cells % self.width)).sum(-1), (weights * (cells // self.width)).sum(-1)], -1)
 
 
 def grid_of(place: Tensor) -> Tensor:
@@ -46,7 +57,7 @@ def set_right(place: Tensor, astray: Tensor) -> Tensor:
     """Places (B, 2, G, G) less what they err by while nothing moves, `astray` (B or 1, 2, G, G), as far as they are
     near."""
     moved = (place - grid_of(place)).square().sum(1, keepdim=True)
-    return place - values_at(astray, place) * torch.exp(-moved / NEAR**2)
+    return place - values_at(astray, place) * fading(moved / NEAR**2)
 
 
 def sample_at(level: Tensor, place: Tensor) -> Tensor:

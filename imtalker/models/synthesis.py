@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import ConvBlock
+from .layers import ConvBlock, fading
 
 WINDOW = 8  # cells on a side of an attention window
 ALIKE = 0.04  # of the range: frames that differ by so much hardly show the same any more
@@ -158,7 +158,7 @@ class SynthesisNetwork(nn.Module):
         if not own.shape[1]:
             return frame
         beside = (frame - own).abs_().mean(1, keepdim=True)
-        return frame.addcmul_(fetched - own, beside.div_(ALIKE).square_().neg_().exp_()).clamp_(0, 1)
+        return frame.addcmul_(fetched - own, fading(beside.div_(ALIKE).square_())).clamp_(0, 1)
 
     def forward(self, aligned: list[Tensor]) -> Tensor:
         if self.painted_as is None:

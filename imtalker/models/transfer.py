@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .eyes import look
-from .places import grid_of, place, sample_at, set_right
+from .places import Surroundings, grid_of, sample_at, set_right
 
-# Attention weights built at once where the arg-max is needed: on a CPU what its caches hold, 4 MB in float32
-MAX_WEIGHTS = {"cpu": 1 << 20, "cuda": 1 << 25}
+# Attention weights built at once where the arg-max is needed: on a CPU what a core's cache holds, 1 MB in float32
+MAX_WEIGHTS = {"cpu": 1 << 18, "cuda": 1 << 25}
 
 
 def tokens(maps: Tensor) -> Tensor:
@@ -94,21 +94,24 @@ class CrossAttention(nn.Module):
         attended = attended.unflatten(2, (-1, queries.shape[2])).transpose(1, 2).flatten(0, 1)
         looks = looks.unflatten(1, (-1, queries.shape[2])).flatten(0, 1)  # (B, N) or (B, N, 2)
         return (self.merge(attended.to(queries.dtype), shape),
-                looks.transpose(1, 2).unflatten(2, shape[-2:]) if placed else looks)
+                looks.transpose(1, 2).contiguous().unflatten(2, shape[-2:]) if placed else looks)
 
     def attend_and_look(self, table: Tensor, keys: Tensor, values: Tensor, width: int | None) -> tuple[Tensor, Tensor]:
         """What rows (B, h, R, d), scaled, attend to, (B, h, R, d), and where they look: (B, R), or, in a map of that
         width, (B, R, 2). In pieces, so that no more than MAX_WEIGHTS weights exist at a time."""
         rows = max(1, MAX_WEIGHTS.get(table.device.type, 1 << 25) // (keys.shape[0] * self.heads * keys.shape[2]))
         pieces = [table] if torch.compiler.is_compiling() else table.split(rows, dim=2)  # a graph has no loops
-        attended, looks = [], []
+        around = None if width is None else Surroundings(keys.shape[2] // width, width, table.device)
+        attended, matches, near = [], [], []
         for piece in pieces:
             logits = piece @ keys.transpose(-1, -2)
             weights = weights_of(logits)
             attended.append(weights @ values)
-            match = greatest(weights.detach().sum(1))
-            looks.append(match if width is None else place(logits, match, width))
-        return torch.cat(attended, 2), torch.cat(looks, 1)
+            matches.append(greatest(weights.detach().sum(1)))
+            if around:
+                near.append(around.logits(logits, matches[-1]))
+        match = torch.cat(matches, 1)
+        return torch.cat(attended, 2), around.place(torch.cat(near, 2), match) if around else match
 
 
 def weights_of(logits: Tensor) -> Tensor:
