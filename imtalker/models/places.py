@@ -26,7 +26,7 @@ class Surroundings:
         self.cells = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
 
     def logits(self, logits: Tensor, match: Tensor) -> Tensor:
-        """Of those of the attention (B, h, R, N), the ones around every row's best cell `match` (B, R): (B, h, R, K)."""
+        """Of the attention's (B, h, R, N) those around every row's best cell, `match` (B, R): (B, h, R, K)."""
         return logits.gather(-1, self.cells[match][:, None].expand(-1, logits.shape[1], -1, -1))
 
     def place(self, logits: Tensor, match: Tensor) -> Tensor:
