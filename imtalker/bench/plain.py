@@ -257,7 +257,7 @@ class PlainRenderer:
         change = ahead - own
         change = (change + torch.linalg.cross(source.motion[0, :3] * self.config.eyes, change))[:2]  # nearly turned
         change[1] *= -1  # downwards
-        moved = 1.3 * gather_bilinear(source.eyes, fine[0], fine[1])[0, 0]
+        moved = 1.4 * gather_bilinear(source.eyes, fine[0], fine[1])[0, 0]
         return fine - points * moved * change[:, None, None]
 
     # ----------------------------------------------------------------------------------------------------- synthesis
@@ -370,7 +370,7 @@ def eye_field(landmarks: Tensor, size: int) -> Tensor:
         turn = (right - left) / (2 * width)  # cosine and sine
         u = ((x - middle[0]) * turn[0] + (y - middle[1]) * turn[1]) / width
         v = ((y - middle[1]) * turn[0] - (x - middle[0]) * turn[1]) / (2.2 * height)
-        inside = ((1.2 - torch.hypot(u, v)) / 0.4).clamp(0, 1)
+        inside = ((1.0 - torch.hypot(u, v)) / 0.4).clamp(0, 1)
         field += inside * width * (10 * height / width - 1).clamp(0, 1)
     return field[None, None]
 

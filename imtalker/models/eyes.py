@@ -13,10 +13,10 @@ from torch import Tensor
 from .places import grid_of, values_at
 from .reader import EYES
 
-RIM, SOFT = 1.2, 0.4  # of the eye's half axes: where nothing moves any more, and how far inside of it everything does
+RIM, SOFT = 1.0, 0.4  # of the eye's half axes: where nothing moves any more, and how far inside of it everything does
 POSE, GAZE = slice(0, 3), slice(6, 8)  # of an anchored latent, as `synth.motion` makes it
 LIDS = 2.2  # half heights that move as one: the rims of the lids go along
-FARTHER = 1.3  # times as far as an eyeball goes is it fetched from: what is painted over it is behind
+FARTHER = 1.4  # times as far as an eyeball goes is it fetched from: what is painted over it is behind
 SHUT = 0.1  # half height over half width of an eye that shows no eyeball
 
 
