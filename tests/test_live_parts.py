@@ -11,6 +11,7 @@ import torch
 from live_fake import FakeSession, FakeTalker, Running, number_of, wait_until
 
 from imtalker import InputError
+from imtalker.bundled import ASSETS
 from imtalker.live.camera import Mirror
 from imtalker.live.conversation import MISTAKES
 from imtalker.live.guard import matches
@@ -26,7 +27,7 @@ from imtalker.live.sources import Sources
 from imtalker.live.speech import Utterance, espeak, load_speaker
 from imtalker.live.stage import Stage
 from imtalker.live.uploads import safe_name
-from imtalker.media import FPS
+from imtalker.media import FPS, load_picture
 from imtalker.workers import Workers
 
 
@@ -390,14 +391,19 @@ def test_a_camera_may_change_the_size_of_its_pictures():
 
 
 def test_a_camera_that_sees_nobody_says_so_and_goes_on_looking():
+    face = load_picture(ASSETS / "sample.png")
+
     async def look():
         outbox = Outbox(asyncio.get_running_loop())
         mirror = Mirror(FakeTalker(), None, outbox, Pace(), lambda: None)
-        for _ in range(2 * MISTAKES):
+        for _ in range(MISTAKES + 1):
             for _ in range(FPS):
                 mirror.see(np.zeros((64, 64, 3), np.uint8))
             assert "no face" in (await outbox.take()).details["error"]
         assert outbox.reason is None and mirror.wants(0.0) is None
+        for _ in range(FPS):
+            mirror.see(face)
+        assert (await outbox.take()).kind == "face" and mirror.wants(0.0)
 
     asyncio.run(look())
 

@@ -51,12 +51,14 @@ class Mirror:
         self._newest: tuple[int, float, np.ndarray] | None = None  # number, when it came, picture
         self._looks: list[np.ndarray] = []
         self._looks_since = 0.0
+        self._missed = False  # the client has been told that there is no face
         self._crop: Crop | None = None
         self._first = None  # motion of the first picture
 
     def see(self, picture: np.ndarray) -> None:
         """One picture, uint8 (H, W, 3) RGB; all of one size. May take long while it looks for the face: not for an
-        event loop's thread. Where a second's pictures show no face, the client is told, and the next are looked at."""
+        event loop's thread. Where a second's pictures show no face, the client is told, and the next are looked at; it
+        is told of the face that is found at last."""
         now = self.asked = time.monotonic()
         if self._crop is None or picture.shape[:2] != (self._crop.height, self._crop.width):
             self._crop = self._frame(picture, now)
@@ -80,10 +82,15 @@ class Mirror:
         looks, self._looks = self._looks, []
         self._first = None
         try:
-            return driving_crop(looks, name="the camera's picture")
+            crop = driving_crop(looks, name="the camera's picture")
         except InputError as error:  # nothing that the client got wrong
+            self._missed = True
             self.outbox.put(Event("error", {"error": str(error)}))
             return None
+        if self._missed:
+            self._missed = False
+            self.outbox.put(Event("face", {}))
+        return crop
 
     def wants(self, now: float) -> tuple[float, float] | None:
         with self._lock:

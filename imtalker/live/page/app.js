@@ -95,7 +95,7 @@ $("key").addEventListener("submit", told(() => {
 
 function heard(event) {
   if (event.type === "error") complain(event);
-  if (event.type === "said") say("");
+  if (event.type === "said" || event.type === "face") say("");
   if (event.type === "closing") {
     close();
     complain(new Error(event.error));
