@@ -259,7 +259,7 @@ class Generator(nn.Module):
         config = self.config
         nothing = torch.zeros(1, config.context, config.condition_dim, device=self.device, dtype=self.dtype)
         motion = torch.zeros(1, config.context, config.motion_dim, device=self.device)
-        return SampleState(0, motion, Conditions(nothing, nothing, nothing, nothing))
+        return SampleState(False, motion, Conditions(nothing, nothing, nothing, nothing))
 
     @torch.inference_mode()
     def step(self, state: SampleState, conditions: Conditions, reference: Tensor, noise: Tensor, *,
@@ -296,7 +296,7 @@ class Generator(nn.Module):
         """Motion (1, W, M) that has the inertia of `damping`, but for what is held."""
         if self.damping is None:
             return motion
-        before = state.motion[:, -2:] if state.windows else motion[:, :1].expand(-1, 2, -1)
+        before = state.motion[:, -2:] if state.begun else motion[:, :1].expand(-1, 2, -1)
         steady = torch.einsum("mtk,bkm->btm", self.damping, torch.cat([before, motion], 1))
         return steady if held is None else steady.lerp(motion, held.share)
 
@@ -374,14 +374,14 @@ class Generator(nn.Module):
 class SampleState:
     """All that the sampler carries from window to window."""
 
-    windows: int             # windows made so far
+    begun: bool              # whether there was a window before; otherwise motion and conditions are nothing
     motion: Tensor           # (1, C, M) float32, the last frames
     conditions: Conditions   # of the same frames
 
     def after(self, motion: Tensor, conditions: Conditions) -> SampleState:
         """The state after one more window: motion (n, M) and the conditions of its n frames."""
         frames = self.motion.shape[1]
-        return SampleState(self.windows + 1, torch.cat([self.motion, motion[None]], 1)[:, -frames:],
+        return SampleState(True, torch.cat([self.motion, motion[None]], 1)[:, -frames:],
                            self.conditions.join(conditions)[-frames:])
 
 
