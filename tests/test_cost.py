@@ -20,9 +20,9 @@ CONFIGS = {"mini": (MINI_RENDERER, GeneratorConfig.mini()), "base": (RendererCon
 # a window of 50 frames at nfe 10, guided; on a CPU, with numba. A little above what is counted: tighten them when
 # something becomes cheaper.
 MOST = {
-    ("mini", "encode_source"): Cost(4.71, 506, 1010),
+    ("mini", "encode_source"): Cost(4.71, 502, 1005),
     ("mini", "encode_motion"): Cost(0.254, 20.7, 138),
-    ("mini", "render"): Cost(2.25, 250, 465),
+    ("mini", "render"): Cost(2.25, 248, 462),
     ("mini", "window"): Cost(4.31, 371, 1270),
     ("base", "encode_source"): Cost(144, 3350, 485),
     ("base", "encode_motion"): Cost(87, 1800, 52),

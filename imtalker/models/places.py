@@ -19,10 +19,11 @@ class Surroundings:
 
     def __init__(self, height: int, width: int, device: torch.device):
         cell, reach = torch.arange(height * width, device=device), torch.arange(-REACH, REACH + 1, device=device)
-        y = (cell // width)[:, None] + reach.repeat_interleave(len(reach))  # (N, K)
-        x = (cell % width)[:, None] + reach.repeat(len(reach))
-        self.width = width
-        self.inside = (0 <= y) & (y < height) & (0 <= x) & (x < width)
+        away = torch.stack([reach.repeat(len(reach)), reach.repeat_interleave(len(reach))], -1)  # (K, 2), x and y
+        self.own = torch.stack([cell % width, cell // width], -1)  # (N, 2)
+        x, y = (self.own[:, None] + away).unbind(-1)  # (N, K)
+        self.away = away.float()
+        self.outside = (x < 0) | (x >= width) | (y < 0) | (y >= height)
         self.cells = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
 
     def logits(self, logits: Tensor, match: Tensor) -> Tensor:
@@ -35,9 +36,8 @@ class Surroundings:
         The mean place under the attention weights of the cells around the best match, whose logits (B, h, R, K) are.
         Differentiable in them.
         """
-        outside, cells = ~self.inside[match], self.cells[match]
-        weights = logits.masked_fill(outside[:, None], -torch.inf).softmax(-1).mean(1)  # (B, R, K)
-        return torch.stack([(weights * (cells % self.width)).sum(-1), (weights * (cells // self.width)).sum(-1)], -1)
+        weights = logits.masked_fill(self.outside[match][:, None], -torch.inf).softmax(-1).mean(1)  # (B, R, K)
+        return self.own[match] + weights @ self.away
 
 
 def grid_of(place: Tensor) -> Tensor:
