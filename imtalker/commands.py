@@ -74,7 +74,7 @@ def _make(args, picture: Path, driving: Path, **how):
     source = talker.encode_source(picture, face=args.face, crop=args.crop, whole=args.whole)
     clip = getattr(talker, args.command)(source, driving, fps=args.fps, **how)
     start = time.perf_counter()
-    with _bar(len(clip), "frames", args.quiet) as bar:
+    with _bar(clip.expected, "frames", args.quiet) as bar:
         frames = clip.save(output, progress=lambda done: bar.update(done - bar.n))
     elapsed = time.perf_counter() - start
     width, height = clip.size

@@ -59,7 +59,7 @@ WHOLE_SIDE = 1920  # pixels; what is shown whole and is larger is made smaller
 BATCH_PIXELS = {"cpu": 4 * 256**2, "cuda": 32 * 512**2}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Source:
     """A picture, encoded once. Nothing in it changes, so that any number of clips can be made from it."""
 
@@ -123,8 +123,7 @@ class IMTalker:
         most WHOLE_SIDE pixels wide and high and of an even number of them, as video wants, with the face in its place;
         otherwise the square alone, at the model's size. Raises InputError without such a face.
         """
-        if face and not crop:
-            raise InputError(f"face={face} without a crop: the centred square is taken as it is; choose one of the two")
+        _check_face(face, crop)
         pixels = load_picture(picture)
         if whole and (scale := WHOLE_SIDE / max(pixels.shape[:2])) < 1:
             height, width = (max(1, round(scale * side)) for side in pixels.shape[:2])
@@ -208,6 +207,7 @@ class IMTalker:
         copying the driving's motion as it is (the method's own way).
         """
         rate = as_rate(fps)
+        _check_face(face, crop)
         video = FrameSequence(driving) if isinstance(driving, np.ndarray) else VideoReader(driving)
         name = f"{os.fspath(driving)!r}" if isinstance(driving, (str, os.PathLike)) else "the driving video"
         width, height = video.size
@@ -343,7 +343,7 @@ class Clip:
         self.fps, self.size, self.audio = fps, source.size, audio
         self._talker, self._source, self._make_motion = talker, source, make_motion
         self._frames = frames
-        self._motion: np.ndarray | None = None  # kept once it has been made: it is small
+        self._made: list[Tensor] | None = None  # kept once it has been made, as small as it is, in the same portions
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Frames, uint8 (height, width, 3) RGB, in order, `fps` a second."""
@@ -364,10 +364,7 @@ class Clip:
     @property
     def motion(self) -> np.ndarray:
         """Motion latents (T, 32) float32 at 25 a second, whatever the clip's own rate."""
-        if self._motion is None:
-            for _ in self._portions():
-                pass
-        return self._motion.copy()
+        return torch.cat(list(self._portions())).numpy()
 
     def save(self, path: str | os.PathLike[str], progress: Callable[[int], None] | None = None) -> int:
         """Write the clip with its sound as H.264 and AAC; the file appears when complete. Returns the frames written.
@@ -378,15 +375,19 @@ class Clip:
         return write_video(path, self, self.fps, self.audio, progress=progress)
 
     def _portions(self) -> Iterator[Tensor]:
-        if self._motion is not None:
-            yield torch.from_numpy(self._motion)
+        if self._made is not None:
+            yield from self._made
             return
         made = []
         for portion in self._make_motion():
             made.append(portion.cpu())
-            yield portion
-        motion = torch.cat(made).numpy()
-        self._frames, self._motion = len(motion), motion
+            yield made[-1]
+        self._frames, self._made = sum(map(len, made)), made
+
+
+def _check_face(face: int, crop: bool) -> None:
+    if face and not crop:
+        raise InputError(f"face={face} without a crop: the centred square is taken as it is; choose one of the two")
 
 
 def _is_heard(video: FrameSequence | VideoReader, name: str) -> bool:

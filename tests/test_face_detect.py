@@ -1,8 +1,7 @@
 """Finding faces in our own renders: which one, and what is said when there is none."""
 
-import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -10,7 +9,6 @@ import pytest
 
 from imtalker.errors import InputError
 from imtalker.face import crop_from_landmarks, driving_crop, find_faces, source_crop
-from imtalker.face.detect import MESH_68
 
 HEADS = np.load(Path(__file__).parent / "data" / "heads.npz")
 
@@ -65,6 +63,13 @@ def test_upside_down_is_no_face():
         source_crop(np.ascontiguousarray(head(1)[::-1]))
 
 
+def test_many_threads_find_what_one_does():
+    """A server looks for faces in several pictures at once."""
+    pictures = [scene((1, 200 + 10 * i, 50, 256)) for i in range(8)]
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(source_crop, pictures)) == [source_crop(picture) for picture in pictures]
+
+
 def test_driving_crop_is_one_for_all_and_survives_frames_without_a_face():
     clip = [scene()] * 10 + [scene((1, 200 + 2 * i, 50, 256)) for i in range(20)]
     crop = driving_crop(iter(clip))
@@ -75,28 +80,3 @@ def test_driving_crop_is_one_for_all_and_survives_frames_without_a_face():
 def test_driving_crop_of_a_clip_without_faces():
     with pytest.raises(InputError, match=r"no face found in clip\.mp4"):
         driving_crop([scene()] * 3, name="clip.mp4")
-
-
-def test_mediapipe_is_used_when_it_is_installed(monkeypatch):
-    wanted = HEADS["landmarks"][1]
-    points = [SimpleNamespace(x=0.5, y=0.5) for _ in range(468)]
-    for mesh, (x, y) in zip(MESH_68, wanted):
-        points[mesh] = SimpleNamespace(x=float(x), y=float(y))
-
-    class FaceMesh:
-        def __init__(self, **options):
-            assert options["static_image_mode"]
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
-
-        def process(self, picture):
-            return SimpleNamespace(multi_face_landmarks=[SimpleNamespace(landmark=points)])
-
-    fake = SimpleNamespace(solutions=SimpleNamespace(face_mesh=SimpleNamespace(FaceMesh=FaceMesh)))
-    monkeypatch.setitem(sys.modules, "mediapipe", fake)
-    (face,) = find_faces(np.zeros((100, 200, 3), np.uint8))
-    assert np.allclose(face.landmarks, wanted * [200, 100], atol=1e-3)

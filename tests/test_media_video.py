@@ -239,6 +239,7 @@ def test_players_start_at_zero(tmp_path):
 def test_rates_by_their_usual_names():
     usual = {29.97: Fraction(30000, 1001), 23.976: Fraction(24000, 1001), 59.94: Fraction(60000, 1001), 25.0: 25}
     assert {name: as_rate(name) for name in usual} == usual
+    assert as_rate(np.float32(12.5)) == as_rate("25/2") == 12.5 and as_rate(np.int64(30)) == 30
     with pytest.raises(InputError):
         as_rate("1/0")
 

@@ -134,6 +134,17 @@ def test_without_numba_stock_operators_do_it(monkeypatch):
         assert (ours[name] - x).norm() < 1e-5 * x.norm(), name
 
 
+@pytest.mark.parametrize("changes", [{}, OURS])
+def test_painting_in_half_precision_suits_every_form(changes):
+    """Wide convolutions and windows, which a CPU has loops of its own for, too."""
+    renderer = trained(replace(TINY, widths=(128, 128, *TINY.widths[2:]), **changes))
+    exact = outputs(prepare(renderer), torch.float32)["frames"]
+    painting = prepare(renderer)
+    painting.synthesis.paint_as(torch.bfloat16)
+    found = outputs(painting, torch.float32)["frames"]
+    assert 0 < (found - exact).norm() < 0.02 * exact.norm()
+
+
 @pytest.mark.slow
 def test_mini_is_equal():
     renderer = load_model("mini").renderer

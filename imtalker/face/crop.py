@@ -85,9 +85,8 @@ class Crop:
         reach = FEATHER * self.side
         across = _ramp(np.arange(x0, x1) + 0.5, x, x + self.side, self.width, reach)
         down = _ramp(np.arange(y0, y1) + 0.5, y, y + self.side, self.height, reach)
-        share = np.minimum(down[:, None], across[None, :])[..., None]
-        blend = drawn * share + result[y0:y1, x0:x1] * (1 - share)
-        result[y0:y1, x0:x1] = np.rint(blend).astype(np.uint8)
+        share = np.minimum(down[:, None], across[None, :])
+        result[y0:y1, x0:x1] = cv2.blendLinear(drawn, result[y0:y1, x0:x1], share, 1 - share)
         return result
 
     def _soften_outside(self, drawn: np.ndarray) -> np.ndarray:

@@ -1,13 +1,10 @@
-"""Find faces in a picture, offline: OpenCV's cascades propose, the face reader frames, reads and judges.
-
-When mediapipe is installed (a version that brings its models, 0.10.14 to 0.10.21), its face mesh is asked first.
-"""
+"""Find faces in a picture, offline: OpenCV's cascades propose, the face reader frames, reads and judges."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
+from threading import Lock
 
 import cv2
 import numpy as np
@@ -27,12 +24,6 @@ TURNS = (-25, 25, -50, 50)  # degrees, tried when nothing is found upright
 # from a cascade's box (side b) to a face: face side / b, and how far the landmarks' centre lies below the box's, in b;
 # medians over synthetic heads
 BOX_TO_SIDE, BOX_TO_DROP = 1.08, 0.16
-# mediapipe's mesh points that stand for the usual 68 landmarks
-MESH_68 = (
-    162, 234, 93, 58, 172, 136, 149, 148, 152, 377, 378, 365, 397, 288, 323, 454, 389, 71, 63, 105, 66, 107, 336,
-    296, 334, 293, 301, 168, 197, 5, 4, 75, 97, 2, 326, 305, 33, 160, 158, 133, 153, 144, 362, 385, 387, 263, 373,
-    380, 61, 39, 37, 0, 267, 269, 291, 405, 314, 17, 84, 181, 78, 82, 13, 312, 308, 317, 14, 87,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -49,9 +40,6 @@ def find_faces(picture: np.ndarray, reader: Reader | None = None) -> list[Face]:
 
     Those seen from the front; where there are none, those seen from the side, then tilted ones.
     """
-    faces = _mesh_faces(picture)
-    if faces:
-        return _distinct(faces)
     reader = reader or default_reader()
     for proposals in (
         lambda: propose(picture, FRONTAL),
@@ -83,9 +71,9 @@ def propose(picture: np.ndarray, cascades=FRONTAL) -> list[Crop]:
     crops: list[Crop] = []
     for name, neighbours, mirrored in cascades:
         for flip in (False, True) if mirrored else (False,):
-            boxes = _cascade(name).detectMultiScale(
-                cv2.flip(grey, 1) if flip else grey, 1.1, neighbours, minSize=(SMALLEST_FACE, SMALLEST_FACE)
-            )
+            searched = cv2.flip(grey, 1) if flip else grey
+            with _ONE_AT_A_TIME:
+                boxes = _cascade(name).detectMultiScale(searched, 1.1, neighbours, minSize=(SMALLEST_FACE,) * 2)
             for x, y, b, _ in boxes:
                 x = grey.shape[1] - x - b if flip else x
                 centre = (x + b / 2) / shrink, (y + b * (0.5 + BOX_TO_DROP)) / shrink
@@ -133,6 +121,9 @@ def same_face(a: Crop, b: Crop) -> bool:
     return bool(apart < max(a.side, b.side) / 3)
 
 
+_ONE_AT_A_TIME = Lock()  # a cascade holds the picture that it searches
+
+
 @cache
 def _cascade(name: str) -> cv2.CascadeClassifier:
     return cv2.CascadeClassifier(cv2.data.haarcascades + name)
@@ -177,16 +168,3 @@ def _framed_already(picture: np.ndarray) -> list[Crop]:
         Crop((width / 2, height * (0.5 if height <= width else 0.4)), side * share, height, width)
         for share in (0.7, 1.0, 1.4)
     ]
-
-
-def _mesh_faces(picture: np.ndarray) -> list[Face]:
-    """Faces by mediapipe; none when it is not installed or brings no models."""
-    try:
-        mesh = import_module("mediapipe").solutions.face_mesh
-    except (ImportError, AttributeError):
-        return []
-    height, width = picture.shape[:2]
-    with mesh.FaceMesh(static_image_mode=True, max_num_faces=16, min_detection_confidence=0.5) as finder:
-        found = finder.process(picture).multi_face_landmarks or []
-    meshes = (np.float32([(p.x * width, p.y * height) for p in face.landmark])[list(MESH_68)] for face in found)
-    return [Face(crop_from_landmarks(points, height, width), 1.0, points) for points in meshes]

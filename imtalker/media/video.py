@@ -7,6 +7,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
+from numbers import Rational
 from pathlib import Path
 
 import av
@@ -164,7 +165,7 @@ class VideoReader:
 def as_rate(fps: int | float | Fraction) -> Fraction:
     """Frames per second as an exact fraction; 29.97 is what video calls so, 30000/1001. Raises InputError."""
     try:
-        rate = Fraction(fps).limit_denominator(1001)
+        rate = Fraction(fps if isinstance(fps, (str, Rational)) else float(fps)).limit_denominator(1001)
     except (TypeError, ValueError, ArithmeticError):
         rate = Fraction(0)
     if rate.denominator > 1 and abs(rate / (slowed := Fraction(1000 * math.ceil(rate), 1001)) - 1) < 5e-5:

@@ -113,7 +113,7 @@ class MinimalConv(nn.Module):
 
     Tiles of the input are transformed, multiplied by the transformed kernel and transformed back (A. Lavin, S. Gray:
     Fast Algorithms for Convolutional Neural Networks, arXiv 1509.09308). Relative difference from the plain one:
-    2e-6. Always float32, whatever autocast says: half precision is not enough for the transforms.
+    2e-6. Always computed in float32, whatever comes: half precision is not enough for the transforms.
     """
 
     TILES = 128  # transformed at once by a thread: what its cache holds, and enough rows for matrix products
@@ -132,7 +132,7 @@ class MinimalConv(nn.Module):
         """(B, C, H, W) to (B, C', H', W'); `add`, of the same shape, is added before the leaky ReLU."""
         _layers[self.number] = self  # here, not once: of copies, which share the number, one may be gone
         x, add = (None if t is None else t.float().contiguous(memory_format=torch.channels_last) for t in (x, add))
-        return torch.ops.imtalker.convolve(x, add, self.number)
+        return torch.ops.imtalker.convolve(x, add, self.number).to(self.bias.dtype)
 
     def tiles(self, length: int) -> int:
         """How many make so many outputs."""
@@ -147,7 +147,7 @@ class MinimalConv(nn.Module):
         multiply = self.products.of(rows * across)
         pixels, made, more = (None if t is None else t.permute(0, 2, 3, 1).numpy() for t in (x, out, add))
         more = np.empty((b, 0, 0, 0), np.float32) if more is None else more
-        bias, slope = self.bias.numpy(), np.float32(self.slope)
+        bias, slope = self.bias.float().numpy(), np.float32(self.slope)
 
         def strip(place: tuple[int, int]) -> None:
             k, first = place[0], min(place[1], down - rows)  # all of one size: the last ones overlap

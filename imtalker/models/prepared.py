@@ -318,7 +318,7 @@ class CompiledWindowAttention(PreparedAttention):
         shape = x.shape
         x = x.flatten(2).transpose(1, 2)
         qkv = self.qkv(normalised(x)).unflatten(2, (3, self.heads, -1))
-        attended = attend_in_windows(qkv.float(), self.order, self.biases, self.which)
+        attended = attend_in_windows(qkv.float(), self.order, self.biases.float(), self.which)
         x = self.finish(x, attended.to(qkv.dtype).transpose(1, 2))
         return x.transpose(1, 2).unflatten(2, shape[2:])
 

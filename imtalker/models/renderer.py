@@ -73,7 +73,7 @@ MINI_RENDERER = RendererConfig(
     synthesis_residuals=((0, 1), (0, 1), (0, 1), (0, 1)), synthesis_attention=("global", "none", "none", "none"))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SourceFeatures:
     """All that rendering needs of the source picture, computed once. Batch size 1, or one row per frame."""
 

@@ -23,7 +23,7 @@ def tokens(maps: Tensor) -> Tensor:
     return maps.flatten(2).transpose(1, 2)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TransferSource:
     """The source's side of transfer, computed once per picture. Lists are coarse first.
 
