@@ -29,15 +29,11 @@ def target_velocity(x_0: Tensor, x_1: Tensor) -> Tensor:
     return x_1 - x_0
 
 
-def time_grid(nfe: int, published: bool = False) -> Tensor:
-    """Times from 0 to 1 for `nfe` velocity evaluations: (nfe + 1,) float32.
-
-    `published`: the grid of the published sampler, which has only `nfe` points and so makes nfe - 1 evaluations.
-    """
-    points = nfe if published else nfe + 1
-    if points < 2:
-        raise ValueError(f"nfe={nfe} leaves no step from noise to data; give at least {2 if published else 1}")
-    return torch.linspace(0, 1, points)
+def time_grid(nfe: int) -> Tensor:
+    """Times from 0 to 1 for `nfe` velocity evaluations: (nfe + 1,) float32."""
+    if nfe < 1:
+        raise ValueError(f"nfe={nfe} leaves no step from noise to data; give at least 1")
+    return torch.linspace(0, 1, nfe + 1)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,6 @@ from .controls import read_control
 from .devices import PRECISIONS, choose_device, choose_precision, painting_type
 from .errors import InputError
 from .face import Crop, driving_crop, no_crop, source_crop
-from .live.session import WINDOWS, Session
 from .media import (
     FPS,
     SAMPLE_RATE,
@@ -44,11 +43,11 @@ from .media.audio import AudioInput, AudioSource
 from .media.picture import PictureSource
 from .media.video import as_rate
 from .memory import give_back_freed_memory, keep_freed_memory
-from .models.audio import MelEncoder
-from .models.generator import extend
+from .models.audio import FeatureStream, KnownFeatures, MelEncoder
 from .models.prepared import prepare
 from .models.renderer import SourceFeatures, map_tensors
-from .stream import MotionStream
+from .session import WINDOWS, Session
+from .stream import MotionStream, held, plan
 from .workers import Workers
 
 log = logging.getLogger("imtalker.pipeline")
@@ -170,21 +169,18 @@ class IMTalker:
             "cam": read_control("cam", cam),
         }
         controls = {kind: torch.from_numpy(rows).to(self.device) for kind, rows in given.items() if rows is not None}
-        sampling = self._sampling(nfe, guidance_scale, seed, windows)
+        sampling = self._sampling(nfe, guidance_scale, seed, windows) | {"controls": held(controls)}
         # Only decoding tells how long a file is; it also tells at once whether it can be decoded.
         frames = frame_count(sum(len(samples) for samples in stream_audio(audio, AUDIO_BLOCK)))
 
-        def held(frames: range) -> dict[str, tuple[Tensor, Tensor]]:
-            return {kind: (extend(x, frames, True), x.new_ones(len(frames))) for kind, x in controls.items()}
-
         def motion() -> Iterator[Tensor]:
             if windows is None and not isinstance(self.audio_encoder, MelEncoder):  # it wants to hear the clip at once
-                yield from self.generator.sample(self._hear(audio), source.features.motion, **controls, **sampling)
-                return
-            stream = self.motion_stream(source, controls=held, **sampling)
-            for samples in stream_audio(audio, AUDIO_BLOCK):
-                stream.push(torch.from_numpy(samples).to(self.device))
-                yield from stream.due()
+                stream = self.motion_stream(source, self._hear(audio), **sampling)
+            else:
+                stream = self.motion_stream(source, **sampling)
+                for samples in stream_audio(audio, AUDIO_BLOCK):
+                    stream.push(torch.from_numpy(samples).to(self.device))
+                    yield from stream.due()
             yield from stream.rest()
 
         return Clip(self, source, motion, frames, rate, audio)
@@ -240,15 +236,21 @@ class IMTalker:
         lips at the price of their delay. The others as for `animate`. A whole file through a session gives the frames
         of `animate` with the same windows. Raises InputError for numbers that make no sense.
         """
-        sampling = self._sampling(nfe, guidance_scale, seed, windows)
+        sampling = self._sampling(nfe, guidance_scale, seed, windows, look_ahead)
         return Session(self, source, look_ahead=look_ahead, **sampling)
 
-    def motion_stream(self, source: Source, **options) -> MotionStream:
-        """Sound to motion of `source`; options as of `MotionStream`."""
-        return MotionStream(self.audio_encoder, self.generator, source.features.motion, **options)
+    def motion_stream(self, source: Source, features: Tensor | None = None, **options) -> MotionStream:
+        """Sound to motion of `source`: what is pushed, or `features` (T, D) of all of it; options of `MotionStream`."""
+        sound = FeatureStream(self.audio_encoder) if features is None else KnownFeatures(features)
+        return MotionStream(sound, self.generator, source.features.motion, **options)
 
     def _sampling(
-        self, nfe: int | None, guidance_scale: float | None, seed: int, windows: Sequence[int] | None
+        self,
+        nfe: int | None,
+        guidance_scale: float | None,
+        seed: int,
+        windows: Sequence[int] | None,
+        look_ahead: int = 0,
     ) -> dict:
         """Options of the sampler, the model's own where None is given. Raises InputError for what makes no sense."""
         nfe = self.config.nfe if nfe is None else nfe
@@ -259,15 +261,12 @@ class IMTalker:
             raise InputError(f"guidance_scale={scale!r}: a finite number expected")
         if not isinstance(seed, Integral) or not 0 <= seed < 2**63:
             raise InputError(f"seed={seed!r}: a whole number from 0 to 2**63 - 1 expected")
-        try:
-            self.generator.plan(windows)
-        except (ValueError, TypeError) as error:
-            raise InputError(str(error)) from None
+        plan(windows, look_ahead, self.generator.config.window)
         return {"nfe": nfe, "guidance_scale": scale, "seed": seed, "windows": windows}
 
     def _hear(self, audio: AudioInput) -> Tensor:
         """Features (n, D) of the whole sound at once."""
-        with torch.inference_mode(), self._autocast():
+        with torch.inference_mode():
             return self.audio_encoder(torch.from_numpy(load_audio(audio)).to(self.device))
 
     def driving_motion(self, video: Iterable[np.ndarray], crop: Crop) -> Iterator[Tensor]:
@@ -285,35 +284,39 @@ class IMTalker:
 
     def render(self, source: Source, motion: Iterable[Tensor]) -> Iterator[np.ndarray]:
         """Frames, uint8 (height, width, 3) RGB, one for each row of the portions of motion latents (n, 32)."""
-        own = len(source.features.motion) > 1  # one row of features for each of the portion's
+        squares = self._squares(source.features, motion)
+        return squares if source.whole is None else (source.crop.paste(square, source.whole) for square in squares)
 
-        def draw(latents: Tensor) -> np.ndarray:
-            with torch.inference_mode():
-                frames = self._frames(source, latents)
-                pixels = frames.float().mul(255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
-                return pixels.contiguous().cpu().numpy()
+    def render_together(self, faces: Sequence[tuple[Source, Tensor]]) -> list[list[np.ndarray]]:
+        """Squares, uint8 (S, S, 3) RGB, of several sources, drawn at once: for each of them its latents (n, 32)."""
+        latents = torch.cat([motion for _, motion in faces])
+        if len({id(source) for source, _ in faces}) == 1:
+            squares = self._squares(faces[0][0].features, [latents])
+        else:
+            rows = (source.features for source, motion in faces for _ in motion)
+            squares = iter(self._draw(map_tensors(lambda *row: torch.cat(row), *rows), latents.to(self.device)))
+        return [list(islice(squares, len(motion))) for _, motion in faces]
+
+    def _squares(self, features: SourceFeatures, motion: Iterable[Tensor]) -> Iterator[np.ndarray]:
+        """Frames, uint8 (S, S, 3) RGB, one for each row of the portions: as many at once as suit the device."""
 
         def split(portion: Tensor) -> Sequence[Tensor]:
             share = math.ceil(len(portion) / self.workers.count)
-            return [portion] if own else portion.split(min(self._batch, max(share, 1)))
+            return portion.split(min(self._batch, max(share, 1)))
 
         pieces = (piece for portion in motion for piece in split(portion.to(self.device)))
-        for frames in self.workers.map(draw, pieces):
-            yield from frames if source.whole is None else (source.crop.paste(x, source.whole) for x in frames)
+        for squares in self.workers.map(lambda latents: self._draw(features, latents), pieces):
+            yield from squares
 
-    def render_together(self, faces: Sequence[tuple[Source, Tensor]]) -> list[list[np.ndarray]]:
-        """Frames, uint8 (S, S, 3) RGB, of several sources, drawn at once: for each of them its latents (n, 32)."""
-        if len({id(source) for source, _ in faces}) == 1:
-            source = faces[0][0]
-        else:
-            source = join_sources([source for source, motion in faces for _ in motion])
-        frames = self.render(source, [torch.cat([motion for _, motion in faces])])
-        return [list(islice(frames, len(motion))) for _, motion in faces]
+    def _draw(self, features: SourceFeatures, latents: Tensor) -> np.ndarray:
+        """Frames, uint8 (n, S, S, 3) RGB, of one source's features, or of one row of features for each latent."""
+        with torch.inference_mode():
+            return to_pixels(self._frames(features, latents))
 
-    def _frames(self, source: Source, latents: Tensor) -> Tensor:
+    def _frames(self, features: SourceFeatures, latents: Tensor) -> Tensor:
         """(n, 3, S, S) in [0, 1]."""
         with self._autocast():
-            return self.renderer.render(source.features, latents)
+            return self.renderer.render(features, latents)
 
     def _tensor(self, pictures: np.ndarray) -> Tensor:
         """uint8 (B, S, S, 3) -> float32 (B, 3, S, S) in [0, 1] on the device."""
@@ -402,10 +405,10 @@ def _is_heard(video: FrameSequence | VideoReader, name: str) -> bool:
     return True
 
 
-def join_sources(sources: Sequence[Source]) -> Source:
-    """Several sources as one whose features have a row for each, to render one frame of each at once."""
-    joined = map_tensors(lambda *rows: torch.cat(rows), *(source.features for source in sources))
-    return Source(joined, sources[0].crop, sources[0].picture)
+def to_pixels(frames: Tensor) -> np.ndarray:
+    """Frames (n, 3, S, S) in [0, 1] -> uint8 (n, S, S, 3)."""
+    pixels = frames.float().mul(255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+    return pixels.contiguous().cpu().numpy()
 
 
 def retimed_count(frames: int, fps: Fraction) -> int:

@@ -2,27 +2,53 @@
 
     sound ─ push ─ features ─ window of conditions ─ flow matching, beginning where the last window ended ─ motion
 
-Offline, a whole file is pushed through; live, whatever a microphone gives. What comes out depends on the sound and on
-the windows' lengths alone, to the bit, and not on the portions in which the sound came.
+Offline, a whole file is pushed through, or its features are known already; live, whatever a microphone gives is pushed.
+What comes out depends on the sound and on the windows' lengths alone, to the bit, and not on the portions in which the
+sound came.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, repeat
+from numbers import Integral
 
 import torch
 from torch import Tensor
 
 from . import flow
-from .models.audio import FeatureStream, MelEncoder, Wav2Vec2Encoder
-from .models.generator import Conditions, Generator, SampleState, window_noise
+from .errors import InputError
+from .models.audio import FeatureStream, KnownFeatures
+from .models.generator import Conditions, Generator, SampleState, extend, window_noise
 
 MEMORY = 250  # frames, 10 s: how far back a stream can be taken
 
 Controls = Callable[[range], dict[str, tuple[Tensor, Tensor]]]
 """Frame numbers -> for each control that is given its values (n, dim) and how far they count (n,), 0 to 1."""
+
+
+def held(curves: dict[str, Tensor]) -> Controls:
+    """Controls that count in full: curves (n, dim), 25 rows a second, whose last row is held."""
+    return lambda frames: {name: (extend(x, frames), x.new_ones(len(frames))) for name, x in curves.items()}
+
+
+def plan(windows: Sequence[int] | None, look_ahead: int, longest: int) -> Iterator[int]:
+    """Frames of each window, without end: as given, the last one again and again; None: as long as can be.
+
+    longest: frames that the generator makes at once, those of the look-ahead included. Raises InputError.
+    """
+    if not isinstance(look_ahead, Integral) or not 0 <= look_ahead < longest:
+        raise InputError(f"look_ahead={look_ahead!r}: a whole number from 0 to {longest - 1} expected")
+    longest -= look_ahead
+    if windows is None:
+        return repeat(longest)
+    given = tuple(windows) if isinstance(windows, Iterable) else ()
+    if not given or not all(isinstance(frames, Integral) and 1 <= frames <= longest for frames in given):
+        beside = f" beside look_ahead={look_ahead}" if look_ahead else ""
+        raise InputError(f"windows={windows!r}: whole numbers from 1 to {longest}{beside} expected, at least one")
+    return chain(given, repeat(given[-1]))
 
 
 @dataclass(frozen=True)
@@ -51,29 +77,30 @@ class MotionStream:
 
     def __init__(
         self,
-        encoder: MelEncoder | Wav2Vec2Encoder,
+        sound: FeatureStream | KnownFeatures,
         generator: Generator,
         reference: Tensor,
         *,
-        controls: Controls = lambda frames: {},
-        nfe: int = 10,
-        guidance_scale: float = 2.0,
+        nfe: int,
+        guidance_scale: float,
         seed: int = 0,
+        controls: Controls = lambda frames: {},
         windows: Sequence[int] | None = None,
         look_ahead: int = 0,
     ):
-        """reference: (1, M), motion latent of the source. windows: frames of each window, see `Generator.plan`.
-        look_ahead: frames after a window whose sound its motion may know, besides those that the encoder hears.
+        """reference: (1, M), motion latent of the source. nfe: velocity evaluations for each window. guidance_scale:
+        weight of the sound, 1 is off and halves the work. windows: frames of each window, see `plan`. look_ahead:
+        frames after a window whose sound its motion may know, besides those that the encoder hears. Raises InputError
+        for windows or a look-ahead that do not fit.
         """
-        self.generator, self.encoder, self.reference = generator, encoder, reference
+        self.generator, self.reference, self.look_ahead = generator, reference, look_ahead
         self.controls, self.guidance_scale, self.seed = controls, guidance_scale, seed
-        self.windows, self.look_ahead = windows, look_ahead
         self.times = flow.time_grid(nfe)
         self.frames = 0
-        self._sound = FeatureStream(encoder)
+        self._sound = sound
         self._state = generator.begin()
         self._made: deque[_Window] = deque()
-        self._begin_plan()
+        self.pace(windows)
 
     def push(self, samples: Tensor) -> None:
         """samples: (S,) float32 mono, 16 kHz."""
@@ -84,24 +111,26 @@ class MotionStream:
         while self._sound.ready >= self._size + self.look_ahead:
             yield self._make(self._size, self.look_ahead)
 
-    def rest(self, size: int | None = None) -> Iterator[Tensor]:
+    def rest(self, at_once: bool = False) -> Iterator[Tensor]:
         """Motion of all that was pushed, as if silence followed. A begun frame is completed with silence.
 
-        size: frames of each window, instead of the plan's. The next window is the plan's first again: after a pause an
-        answer should come soon.
+        at_once: in windows as long as can be, instead of the plan's. The next window is the plan's first again: after a
+        pause an answer should come soon.
         """
-        if size is None:
+        if not at_once:
             yield from self.due()
         self._sound.fill()
         while self._sound.waiting:
-            frames = min(size or self._size, self._sound.waiting)
+            size = self.generator.config.window - self.look_ahead if at_once else self._size
+            frames = min(size, self._sound.waiting)
             yield self._make(frames, min(self.look_ahead, self._sound.waiting - frames))
-        self._begin_plan()
+        self.pace(self._windows)
 
-    def pace(self, windows: Sequence[int]) -> None:
-        """Another plan, from the next window on."""
-        self.windows = windows
-        self._begin_plan()
+    def pace(self, windows: Sequence[int] | None) -> None:
+        """Begin with these windows, from the next one on. Raises InputError for what `plan` refuses; then nothing
+        changes."""
+        self._plan = plan(windows, self.look_ahead, self.generator.config.window)
+        self._size, self._windows = next(self._plan), windows
 
     def rewind(self, frame: int) -> None:
         """Forget all sound, and every latent from number `frame` on; the motion goes on from there, in silence first.
@@ -109,17 +138,13 @@ class MotionStream:
         Goes back no farther than `MEMORY` frames, or to the last window's end where `frame` is still to come.
         """
         self._sound.forget()
-        self._begin_plan()
+        self.pace(self._windows)
         while self._made and self._made[-1].first >= frame:
             window = self._made.pop()
             self.frames, self._state = window.first, window.before
         if self._made and frame < self.frames:
             self._made.append(self._made.pop().until(frame))
             self.frames, self._state = frame, self._made[-1].after
-
-    def _begin_plan(self) -> None:
-        self._plan = self.generator.plan(self.windows)
-        self._size = next(self._plan)
 
     @torch.inference_mode()
     def _make(self, frames: int, ahead: int) -> Tensor:
@@ -136,7 +161,7 @@ class MotionStream:
         self._made.append(_Window(self.frames, self._state, motion, conditions[:frames]))
         self._state = after
         self.frames += frames
-        while self._made[0].first < self.frames - MEMORY:
+        while self._made[0].first + len(self._made[0].motion) <= self.frames - MEMORY:
             self._made.popleft()
         self._size = next(self._plan)
         return motion

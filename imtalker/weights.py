@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .bundled import ASSETS
+from .clock import FPS, SAMPLE_RATE
 from .errors import InputError
 from .files import complete
-from .models.audio import FRAME_RATE, SAMPLE_RATE, MelEncoder, MelEncoderConfig, Wav2Vec2Encoder, Wav2Vec2EncoderConfig
+from .models.audio import MelEncoder, MelEncoderConfig, Wav2Vec2Encoder, Wav2Vec2EncoderConfig
 from .models.generator import Generator, GeneratorConfig
 from .models.renderer import Renderer, RendererConfig
 
@@ -51,7 +52,7 @@ class ModelConfig:
     guidance_scale: float = 2.0
     expression: tuple[int, int] = (0, 32)  # first to before last number of the motion latent that holds the expression
 
-    fps = FRAME_RATE              # of the motion; the same for every model
+    fps = FPS                     # of the motion; the same for every model
     sample_rate = SAMPLE_RATE
 
     @property

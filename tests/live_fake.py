@@ -26,7 +26,7 @@ WAIT = 4  # frames of sound after a window that the fake hears first
 
 
 class FakeSession:
-    """`imtalker.live.session.Session` for those who take motion: rows (number, loudness, 0, ...)."""
+    """`imtalker.session.Session` for those who take motion: rows (number, loudness, 0, ...)."""
 
     sample_rate = SAMPLE_RATE
 

@@ -46,7 +46,7 @@ def costs(model: str) -> dict[str, Cost]:
             "encode_motion": cost(lambda: renderer.encode_motion(picture)),
             "render": cost(lambda: renderer.render(source, source.motion)),
             "window": cost(lambda: generator.step(
-                generator.begin(), generator.project(features), source.motion, noise, times=times)),
+                generator.begin(), generator.project(features), source.motion, noise, times=times, guidance_scale=2)),
         }
 
 

@@ -1,7 +1,6 @@
 import math
 import zlib
 from dataclasses import replace
-from itertools import chain, repeat
 
 import numpy as np
 import pytest
@@ -9,7 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from imtalker import flow
-from imtalker.models.generator import CONDITIONS, SETTLE, Generator, GeneratorConfig, regroup, window_noise
+from imtalker.errors import InputError
+from imtalker.models.audio import KnownFeatures
+from imtalker.models.generator import CONDITIONS, CONTROLS, SETTLE, Generator, GeneratorConfig, window_noise
+from imtalker.stream import MotionStream, held, plan
 from imtalker.synth.motion import CAM, GAZE, POSE, SCALE
 
 TINY = GeneratorConfig(audio_dim=6, condition_dim=8, width=32, depth=2, heads=2, mlp_ratio=2, time_dim=16,
@@ -42,8 +44,20 @@ def track(frames, dim, seed):
 REFERENCE = torch.linspace(-1, 1, 32)
 
 
+def windows_of(generator, audio, nfe=3, guidance_scale=2, **options):
+    curves = {name: options.pop(name) for name in CONTROLS if name in options}
+    stream = MotionStream(KnownFeatures(audio), generator, REFERENCE[None], nfe=nfe, guidance_scale=guidance_scale,
+                          controls=held(curves), **options)
+    return list(stream.rest())
+
+
+def step(generator, state, conditions, noise, nfe, **options):
+    return generator.step(state, conditions, REFERENCE[None], noise, times=flow.time_grid(nfe), guidance_scale=2,
+                          **options)
+
+
 def motion(generator, audio, **options):
-    return torch.cat(list(generator.sample(audio, REFERENCE, **{"nfe": 3, **options})))
+    return torch.cat(windows_of(generator, audio, **options))
 
 
 # ---------------------------------------------------------------------------------------------------------- sampling
@@ -51,13 +65,13 @@ def motion(generator, audio, **options):
 
 @pytest.mark.parametrize("frames", [1, 9, 10, 11, 27])
 def test_every_audio_frame_gets_motion(generator, audio, frames):
-    windows = list(generator.sample(audio[:frames], REFERENCE, nfe=2))
+    windows = windows_of(generator, audio[:frames], nfe=2)
     assert [len(window) for window in windows] == [10] * (frames // 10) + [frames % 10] * (frames % 10 > 0)
     assert all(window.shape[1] == 32 and window.dtype == torch.float32 for window in windows)
 
 
-def test_no_audio_no_motion(generator):
-    assert list(generator.sample(iter([]), REFERENCE)) == []
+def test_no_audio_no_motion(generator, audio):
+    assert windows_of(generator, audio[:0]) == []
 
 
 def test_seed_decides(generator, audio):
@@ -76,24 +90,6 @@ def test_noise_is_as_wide_as_the_configuration_says(audio):
     torch.testing.assert_close(made, window_noise(5, 0, (1, 10, 32))[0] * torch.tensor(spread))
 
 
-def test_portions_of_audio_do_not_matter(generator, audio):
-    whole = motion(generator, audio)
-    for size in (1, 4, 13):
-        assert torch.equal(motion(generator, iter(audio.split(size))), whole)
-
-
-def test_windows_come_as_soon_as_their_audio_is_there(generator, audio):
-    taken = []
-
-    def microphone():
-        for frame in audio:
-            taken.append(frame)
-            yield frame[None]
-
-    next(generator.sample(microphone(), REFERENCE, nfe=1))
-    assert len(taken) == 10
-
-
 def test_future_audio_does_not_change_made_windows(generator, audio):
     torch.testing.assert_close(motion(generator, audio)[:20], motion(generator, audio[:20]))
 
@@ -102,8 +98,8 @@ def test_memory_does_not_grow(generator):
     state = generator.begin()
     sizes = set()
     for k in range(4):
-        _, state = generator.step(state, generator.project(track(7, 6, k)[None]), REFERENCE[None],
-                                  window_noise(0, 10 * k, (1, 10, 32)), times=flow.time_grid(1))
+        _, state = step(generator, state, generator.project(track(7, 6, k)[None]),
+                        window_noise(0, 10 * k, (1, 10, 32)), nfe=1)
         sizes.add((state.motion.shape, len(state.conditions)))
     assert sizes == {((1, 4, 32), 4)}
 
@@ -114,37 +110,45 @@ def test_each_window_sees_the_end_of_the_one_before(generator, audio):
     for k, features in enumerate(audio.split(10)):
         before = made[: k * 10][-4:]
         assert torch.equal(state.motion[0, 4 - len(before):], before)
-        out, state = generator.step(state, generator.project(features[None]), REFERENCE[None],
-                                    window_noise(0, 10 * k, (1, 10, 32)), times=flow.time_grid(3))
+        out, state = step(generator, state, generator.project(features[None]),
+                          window_noise(0, 10 * k, (1, 10, 32)), nfe=3)
         assert torch.equal(out, made[k * 10: k * 10 + 10])
-    unaware = generator.step(generator.begin(), generator.project(audio[None, 10:20]), REFERENCE[None],
-                             window_noise(0, 10, (1, 10, 32)), times=flow.time_grid(3))[0]
+    unaware = step(generator, generator.begin(), generator.project(audio[None, 10:20]),
+                   window_noise(0, 10, (1, 10, 32)), nfe=3)[0]
     assert not torch.allclose(unaware, made[10:20])
 
 
 def test_windows_shorter_than_the_longest_answer_sooner(generator, audio):
-    windows = list(generator.sample(audio, REFERENCE, nfe=2, windows=(3,)))
-    assert [len(window) for window in windows] == [3] * 9
-    with pytest.raises(ValueError, match="windows"):
-        generator.sample(audio, REFERENCE, windows=(11,))
+    assert [len(window) for window in windows_of(generator, audio, windows=(3,))] == [3] * 9
+    assert [len(window) for window in windows_of(generator, audio, windows=(1, 4))] == [1, 4, 4, 4, 4, 4, 4, 2]
+
+
+@pytest.mark.parametrize("windows, look_ahead", [
+    ((11,), 0), ((0,), 0), ((), 0), (5, 0), ((5.5,), 0), ("ab", 0), ((8,), 3), (None, 10), (None, -1), (None, 1.5)])
+def test_windows_that_cannot_be_made_are_refused(windows, look_ahead):
+    with pytest.raises(InputError, match="windows=|look_ahead="):
+        plan(windows, look_ahead, longest=10)
+
+
+def test_a_window_and_what_it_knows_ahead_are_made_at_once(generator, audio):
+    assert [len(window) for window in windows_of(generator, audio, look_ahead=4)] == [6, 6, 6, 6, 3]
 
 
 def test_look_ahead_may_be_left_to_the_next_step(generator, audio):
     conditions = generator.project(audio[None, :8])
     noise = window_noise(0, 0, (1, 10, 32))
-    kept, state = generator.step(generator.begin(), conditions, REFERENCE[None], noise, times=flow.time_grid(2), keep=3)
-    whole, _ = generator.step(generator.begin(), conditions, REFERENCE[None], noise, times=flow.time_grid(2))
+    kept, state = step(generator, generator.begin(), conditions, noise, nfe=2, keep=3)
+    whole, _ = step(generator, generator.begin(), conditions, noise, nfe=2)
     assert torch.equal(kept, whole[:3]) and torch.equal(state.motion[0, 1:], kept)
 
 
-@pytest.mark.parametrize("options, evaluations", [({"nfe": 5}, 5), ({"nfe": 5, "published_schedule": True}, 4),
-                                                  ({"nfe": 5, "guidance_scale": 1}, 5)])
-def test_nfe_evaluations_per_window_whatever_the_guidance(generator, audio, monkeypatch, options, evaluations):
+@pytest.mark.parametrize("guidance_scale, branches", [(2, 2), (1, 1)])
+def test_nfe_evaluations_per_window_whatever_the_guidance(generator, audio, monkeypatch, guidance_scale, branches):
     batches = []
     forward = Generator.forward
     monkeypatch.setattr(Generator, "forward", lambda self, x, *rest: batches.append(len(x)) or forward(self, x, *rest))
-    motion(generator, audio[:10], **options)
-    assert batches == [1 if options.get("guidance_scale") == 1 else 2] * evaluations
+    motion(generator, audio[:10], nfe=5, guidance_scale=guidance_scale)
+    assert batches == [branches] * 5
 
 
 def test_guidance_weighs_the_audio(generator, audio):
@@ -166,9 +170,6 @@ def test_controls_change_the_motion_and_hold_their_last_value(generator, audio):
     assert not torch.allclose(free, led)
     held = torch.cat([pose[:12], pose[11:12].expand(15, 3)])
     assert torch.equal(motion(generator, audio, pose=pose[:12]), motion(generator, audio, pose=held))
-    zeros = torch.cat([pose[:12], torch.zeros(15, 3)])
-    torch.testing.assert_close(motion(generator, audio, pose=pose[:12], hold_controls=False),
-                               motion(generator, audio, pose=zeros, hold_controls=False))
     longer = torch.cat([pose, torch.ones(50, 3)])
     assert torch.equal(motion(generator, audio, pose=longer), led)
     ahead, at_all_times = (motion(generator, audio, gaze=torch.zeros(frames, 2)) for frames in (1, 27))
@@ -177,12 +178,6 @@ def test_controls_change_the_motion_and_hold_their_last_value(generator, audio):
 
 def test_absent_is_not_the_same_as_zero(generator, audio):
     assert not torch.allclose(motion(generator, audio), motion(generator, audio, gaze=torch.zeros(27, 2)))
-
-
-@pytest.mark.parametrize("control", [{"pose": torch.zeros(5, 2)}, {"gaze": torch.zeros(2)}, {"cam": torch.zeros(0, 3)}])
-def test_controls_of_another_shape_are_refused_at_once(generator, audio, control):
-    with pytest.raises(ValueError, match=f"{next(iter(control))} has shape.*give \\(frames, "):
-        generator.sample(audio, REFERENCE, **control)
 
 
 def test_controls_are_kept_exactly_where_the_latent_is_known(audio):
@@ -255,8 +250,7 @@ def test_a_control_comes_in_gradually(audio):
 
     def made(share):
         held = generator.hold({"gaze": (torch.ones(10, 2), share)})
-        return generator.step(generator.begin(), conditions, REFERENCE[None], noise, times=flow.time_grid(3),
-                              held=held)[0]
+        return step(generator, generator.begin(), conditions, noise, nfe=3, held=held)[0]
 
     free, part = made(torch.zeros(10)), made(torch.linspace(0, 0.9, 10))
     torch.testing.assert_close(part[:, 6:8], free[:, 6:8].lerp(torch.tensor(2.0), torch.linspace(0, 0.9, 10)[:, None]))
@@ -318,19 +312,19 @@ def test_training_fits_a_simple_relation():
         data = audio @ mixing
         x_0, t = torch.randn(32, 10, 32), torch.rand(32)
         x_t = flow.interpolate(x_0, data[:, 4:], t)
-        v = generator.velocity(x_t, t, generator.project(audio), torch.zeros(32, 32), data[:, :4])
+        v = generator.velocity(x_t, t, generator.project(audio), REFERENCE.expand(32, -1), data[:, :4])
         loss = (v - flow.target_velocity(x_0, data[:, 4:])).square().mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
     audio = torch.randn(30, 2)
-    made = torch.cat(list(generator.sample(audio, torch.zeros(32), guidance_scale=1)))
+    made = motion(generator, audio, nfe=10, guidance_scale=1)
     assert np.corrcoef(made.flatten(), (audio @ mixing).flatten())[0, 1] > 0.9
 
 
 def test_numbers_stay(generator, audio):
     """What this network computed when its parity with the published one was established."""
-    made = motion(generator, audio, pose=track(27, 3, 5), guidance_scale=2.0, nfe=4)
+    made = motion(generator, audio, pose=track(27, 3, 5), nfe=4)
     torch.testing.assert_close(made[::9, ::8], torch.tensor(FROZEN), atol=2e-4, rtol=2e-4)
 
 
@@ -343,10 +337,3 @@ def test_sizes(config, millions):
     with torch.device("meta"):
         count = sum(p.numel() for p in Generator(config).parameters())
     assert count / 1e6 == pytest.approx(millions, abs=0.05)
-
-
-def test_regroup():
-    given = iter([torch.arange(3)[:, None], torch.arange(3, 10)[:, None], torch.zeros(0, 1)])
-    portions = list(regroup(given, chain([1], repeat(4))))
-    assert [len(portion) for portion in portions] == [1, 4, 4, 1]
-    assert torch.cat(portions)[:, 0].tolist() == list(range(10))

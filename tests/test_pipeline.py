@@ -101,7 +101,7 @@ def test_sound_in_portions_is_sound_as_a_whole(talker, source):
     """Features are made while the sound is read; the motion must not know."""
     samples = tone(6.3)
     features = talker.audio_encoder(torch.from_numpy(samples))
-    whole = torch.cat(list(talker.generator.sample(features, source.features.motion, nfe=2, seed=1)))
+    whole = torch.cat(list(talker.motion_stream(source, features, nfe=2, seed=1, guidance_scale=2.0).rest()))
     assert np.allclose(talker.animate(source, (samples, 16_000), seed=1, nfe=2).motion, whole.numpy(), atol=1e-4)
 
 

@@ -29,8 +29,10 @@ from ..devices import PRECISIONS
 from ..face import driving_crop, no_crop, source_crop
 from ..media import FPS, SAMPLE_RATE, VideoReader, load_audio, load_picture, write_video
 from ..memory import memory_by_default
+from ..models.audio import KnownFeatures
 from ..models.generator import Generator
-from ..pipeline import IMTalker
+from ..pipeline import IMTalker, to_pixels
+from ..stream import MotionStream
 from ..weights import load_model
 from . import child
 from .counts import Call, Cost, copy_gbs, cost, kernel_launches, matrix_gflops, seconds_of
@@ -192,7 +194,7 @@ class _Bench:
         self.squares = [crop.apply(x, size) for x in islice(cycle(frames), self.batch)]
         self.frames = talker._tensor(np.stack(self.squares))
         self.maps = self.inferred(lambda: talker.renderer.motion_maps(self.latents, self.source.features.identity))
-        self.painted = self.inferred(lambda: talker._frames(self.source, self.latents))
+        self.painted = self.inferred(lambda: talker._frames(self.source.features, self.latents))
         self.drawn = list(talker.render(self.source, [self.latents]))
 
     def inferred(self, call: Call):
@@ -201,15 +203,7 @@ class _Bench:
 
     def sample(self, generator: Generator) -> Iterator[Tensor]:
         how = {"nfe": self.talker.config.nfe, "guidance_scale": self.talker.config.guidance_scale}
-        return generator.sample(self.features, self.source.features.motion, **how)
-
-    def convert(self) -> None:
-        """What `render` does beside the networks."""
-        self.talker._frames = lambda source, latents: self.painted[: len(latents)]
-        try:
-            list(self.talker.render(self.source, [self.latents]))
-        finally:
-            del self.talker._frames
+        return MotionStream(KnownFeatures(self.features), generator, self.source.features.motion, **how).rest()
 
     def read_driving(self) -> None:
         video = VideoReader(self.driving)
@@ -231,10 +225,10 @@ class _Bench:
         with memory_by_default() if device.type == "cpu" else contextlib.nullcontext():
             yield "plain_frame", seconds(lambda: self.plain.frame(self.plain_source, self.latents[:1]))
             yield "plain_motion", seconds(lambda: self.plain.encode_motion(self.frames[:1]))
-        self.inferred(lambda: talker._frames(self.source, self.latents))  # take the memory that is kept from here on
+        self.inferred(lambda: talker._frames(features, self.latents))  # take the memory that is kept from here on
         yield "frame", seconds(lambda: list(talker.render(self.source, [self.latents])), batch)
-        yield "stages", network(lambda: talker._frames(self.source, self.latents), batch)
-        yield "frame_alone", network(lambda: talker._frames(self.source, self.latents[:1]))
+        yield "stages", network(lambda: talker._frames(features, self.latents), batch)
+        yield "frame_alone", network(lambda: talker._frames(features, self.latents[:1]))
         yield "motion", seconds(lambda: list(talker.driving_motion(self.squares, no_crop(size, size))), batch)
         yield "motion_alone", network(lambda: renderer.encode_motion(self.frames[:1]))
 
@@ -242,7 +236,7 @@ class _Bench:
         yield "align", network(lambda: renderer.align(features, self.latents), batch)
         yield "maps", network(lambda: renderer.motion_maps(self.latents, features.identity), batch)
         yield "transfer", network(lambda: renderer.transfer(self.maps, features.transfer, gaze), batch)
-        yield "pixels", seconds(self.convert, batch)
+        yield "pixels", seconds(lambda: to_pixels(self.painted), batch)
         yield "crop", seconds(lambda: source_crop(self.picture).apply(self.picture, size))
         yield "source", network(lambda: renderer.encode_source(self.square))
         yield "features", network(lambda: talker.audio_encoder(self.sound), len(self.features))
@@ -324,7 +318,7 @@ class _Bench:
 
     def launches(self) -> dict[str, int]:
         """Kernels launched for a batch of frames, for one frame, and for one frame of the plain path."""
-        draw = lambda latents: self.inferred(lambda: self.talker._frames(self.source, latents))
+        draw = lambda latents: self.inferred(lambda: self.talker._frames(self.source.features, latents))
         return {
             "launches_batch": kernel_launches(lambda: draw(self.latents)),
             "launches_frame": kernel_launches(lambda: draw(self.latents[:1])),

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import InputError
 from ..models.renderer import Renderer
 
 LEFT_EYE, RIGHT_EYE, MOUTH = slice(42, 48), slice(36, 42), slice(48, 68)  # landmarks
@@ -36,7 +37,10 @@ class PlainRenderer:
     """`encode_source` once a picture, then `frame` for every motion latent. All tensors have batch size 1."""
 
     def __init__(self, renderer: Renderer):
-        """renderer: as it is loaded, on any device; its weights are read, not changed."""
+        """renderer: as it is loaded, on any device; its weights are read, not changed. Raises InputError for one that
+        warps instead of attending: what it would be compared with is not what it does."""
+        if renderer.config.transfer != "attention":
+            raise InputError(f"model with transfer {renderer.config.transfer!r}, expected 'attention': choose another")
         self.config = renderer.config
         self.weights = {name: x.float() for name, x in renderer.state_dict().items()}
 

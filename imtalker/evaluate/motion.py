@@ -4,8 +4,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ..models.audio import MelEncoder
+from ..models.audio import FeatureStream, MelEncoder
 from ..models.generator import Generator
+from ..stream import MotionStream
 from ..synth.motion import FACE, LIDS, POSE, SCALE, latent, speech_expression, talking
 from ..synth.speech import Speech
 from ..synth.visemes import VISEMES
@@ -26,6 +27,15 @@ def habits(motion: np.ndarray) -> dict[str, float]:
             "drift": float(np.linalg.norm(pose[-25:].mean(0) - pose[:25].mean(0)))}
 
 
+def spoken(generator: Generator, encoder: MelEncoder, waveform: np.ndarray, reference: np.ndarray, guidance: float,
+           nfe: int, seed: int = 0) -> np.ndarray:
+    """Motion latents (T, M) of a source with the latent `reference` (1, M) that speaks the waveform."""
+    stream = MotionStream(FeatureStream(encoder), generator, torch.from_numpy(reference), nfe=nfe,
+                          guidance_scale=guidance, seed=seed)
+    stream.push(torch.from_numpy(waveform))
+    return torch.cat(list(stream.rest())).numpy()
+
+
 def measure_synthetic(generator: Generator | None, encoder: MelEncoder, decoder: np.ndarray, clips: list[Speech],
                       basis: np.ndarray, gap: np.ndarray, guidance: float = 1., nfe: int = 10) -> dict[str, float]:
     """Mean measures over clips whose visemes are known; without a generator, of new synthetic motion: the ceiling."""
@@ -38,9 +48,7 @@ def measure_synthetic(generator: Generator | None, encoder: MelEncoder, decoder:
         if generator is None:
             motion = latent(talking(rng, visemes, energy), basis)
         else:
-            features = encoder(torch.from_numpy(clip.waveform))
-            motion = torch.cat(list(generator.sample(features, torch.from_numpy(reference[-1:]), nfe=nfe,
-                                                     guidance_scale=guidance, seed=k))).numpy()
+            motion = spoken(generator, encoder, clip.waveform, reference[-1:], guidance, nfe, seed=k)
         opening, wanted = mouth_opening(motion, decoder), speech_expression(visemes, energy) @ gap
         row = habits(motion)
         row["at_rest"] = float(np.degrees(np.linalg.norm((motion[:, POSE] - reference[-1:, POSE]).mean(0) * .3)))
@@ -64,7 +72,6 @@ def measure_synthetic(generator: Generator | None, encoder: MelEncoder, decoder:
 def measure_recording(generator: Generator, encoder: MelEncoder, decoder: np.ndarray, waveform: np.ndarray,
                       guidance: float = 1., nfe: int = 10) -> dict[str, float]:
     """The same for a recording of which only loudness is known."""
-    features = encoder(torch.from_numpy(waveform))
-    reference = torch.zeros(1, generator.config.motion_dim)
-    motion = torch.cat(list(generator.sample(features, reference, nfe=nfe, guidance_scale=guidance, seed=0))).numpy()
+    reference = np.zeros((1, generator.config.motion_dim), np.float32)
+    motion = spoken(generator, encoder, waveform, reference, guidance, nfe)
     return {**against_loudness(mouth_opening(motion, decoder), waveform), **habits(motion)}

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..clock import FPS, SAMPLES_PER_FRAME
 from ..errors import InputError
 from ..face import Crop, driving_crop, no_crop
-from ..media.clock import FPS, SAMPLES_PER_FRAME
 from .outbox import Event, Moment, Outbox
 from .pace import Pace
 

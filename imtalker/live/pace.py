@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..media.clock import FPS
+from ..clock import FPS
 
 SPARE = 0.05  # of the time: for sound, compression and whatever else the machine does
 MOVING = 0.35  # of the time that motion may take, so that the rest is left for drawing

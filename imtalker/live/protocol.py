@@ -15,8 +15,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from ..clock import SAMPLE_RATE, SAMPLES_PER_FRAME
 from ..errors import InputError
-from ..media.clock import SAMPLE_RATE, SAMPLES_PER_FRAME
 
 # ------------------------------------------------------------------------------------------------ binary, server's side
 

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..clock import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from ..errors import InputError
-from ..media.clock import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from .outbox import Event, Moment, Outbox
 from .pace import Pace
 

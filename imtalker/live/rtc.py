@@ -25,8 +25,8 @@ from aiortc import (
 )
 from aiortc.mediastreams import MediaStreamError
 
+from ..clock import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from ..errors import InputError
-from ..media.clock import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from . import protocol
 from .conversation import Conversation
 from .outbox import Closed, Event, Moment

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..media.clock import FPS, SAMPLE_RATE
+from ..clock import FPS, SAMPLE_RATE
 from . import protocol
 from .conversation import Conversation
 from .jobs import Jobs

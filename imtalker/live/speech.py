@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import soxr
 
+from ..clock import SAMPLE_RATE
 from ..errors import InputError
-from ..media.clock import SAMPLE_RATE
 from .outbox import Event
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """Pictures, sound and video in and out, on one clock."""
 
+from ..clock import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME, frame_count
 from .audio import AudioSource, load_audio, loudness, stream_audio
-from .clock import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME, frame_count
 from .picture import load_picture
 from .video import FrameSequence, VideoReader, VideoWriter, check_output, write_video
 

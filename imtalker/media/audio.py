@@ -12,8 +12,8 @@ import av
 import numpy as np
 import soxr
 
+from ..clock import SAMPLE_RATE, SAMPLES_PER_FRAME
 from ..errors import InputError
-from .clock import SAMPLE_RATE, SAMPLES_PER_FRAME
 from .files import MAX_GAP_SECONDS, best_stream, declared_end, decode, name_of, open_media, time_zero
 
 EXPECTED = "a sound file such as WAV, MP3 or M4A, or a video with sound"

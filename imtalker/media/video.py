@@ -14,9 +14,9 @@ import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
+from ..clock import FPS
 from ..errors import InputError
 from .audio import AudioInput, AudioSource
-from .clock import FPS
 from .files import (
     MAX_GAP_SECONDS,
     Source,

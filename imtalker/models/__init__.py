@@ -1,1 +1,2 @@
-"""The networks and their configs: torch, and for a CPU threads and loops of our own; nothing above is imported here."""
+"""The networks and their configs: torch, and for a CPU threads and loops of our own. Nothing above is imported here,
+only `clock`, `flow` and `workers`, which import nothing of ours themselves."""

@@ -19,17 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-SAMPLE_RATE = 16_000
-FRAME_RATE = 25
-SAMPLES_PER_FRAME = SAMPLE_RATE // FRAME_RATE  # 640, exact
+from ..clock import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME, frame_count
 
 # Longer audio is encoded in pieces of this length, so that memory does not grow with the clip.
-PIECE_FRAMES = 60 * FRAME_RATE
-
-
-def frame_count(samples: int) -> int:
-    """Frames that a waveform of `samples` samples fills: the last one may be partly silence."""
-    return -(-samples // SAMPLES_PER_FRAME)
+PIECE_FRAMES = 60 * FPS
 
 
 # ---------------------------------------------------------------------------------------------------- mel encoder
@@ -155,8 +148,8 @@ class MelEncoder(nn.Module):
         return in_pieces(self, waveform)
 
 
-def in_pieces(encoder: nn.Module, waveform: Tensor) -> Tensor:
-    """Encode a clip of any length by pieces of a minute, each with the context its encoder needs."""
+def in_pieces(encoder: nn.Module, waveform: Tensor, **how) -> Tensor:
+    """Encode a clip of any length by pieces of a minute, each with the context its encoder needs. how: for `piece`."""
     total = frame_count(waveform.shape[-1])
     if total == 0:
         raise ValueError("the waveform holds no samples; give at least one")
@@ -165,7 +158,7 @@ def in_pieces(encoder: nn.Module, waveform: Tensor) -> Tensor:
         end = min(start + PIECE_FRAMES, total)
         first, last = max(start - encoder.left_frames, 0), min(end + encoder.right_frames, total)
         samples = waveform[..., first * SAMPLES_PER_FRAME: last * SAMPLES_PER_FRAME]
-        parts.append(encoder.piece(samples, start - first, last - end))
+        parts.append(encoder.piece(samples, start - first, last - end, **how))
     return torch.cat(parts, -2)
 
 
@@ -195,7 +188,7 @@ class Wav2Vec2Encoder(nn.Module):
     over the whole clip in both cases.
     """
 
-    left_frames = right_frames = 2 * FRAME_RATE
+    left_frames = right_frames = 2 * FPS
     wait_frames = 5  # a live face cannot wait for two seconds
 
     def __init__(self, config: Wav2Vec2EncoderConfig = Wav2Vec2EncoderConfig()):
@@ -228,19 +221,7 @@ class Wav2Vec2Encoder(nn.Module):
 
     def forward(self, waveform: Tensor) -> Tensor:
         """(S,) or (B, S) float32, 16 kHz, any level -> (T, D) or (B, T, D)."""
-        return in_pieces(_Normalised(self), normalise(waveform))
-
-
-@dataclass(frozen=True)
-class _Normalised:
-    """A `Wav2Vec2Encoder` whose pieces come from a clip that is normalised as a whole."""
-
-    encoder: Wav2Vec2Encoder
-
-    left_frames, right_frames = Wav2Vec2Encoder.left_frames, Wav2Vec2Encoder.right_frames
-
-    def piece(self, samples: Tensor, before: int, after: int) -> Tensor:
-        return self.encoder.piece(samples, before, after, normalised=True)
+        return in_pieces(self, normalise(waveform), normalised=True)
 
 
 def normalise(waveform: Tensor) -> Tensor:
@@ -307,6 +288,26 @@ class FeatureStream:
         self.buffer = self.buffer[forget * SAMPLES_PER_FRAME:]
         self.before += frames - forget
         return features
+
+
+class KnownFeatures:
+    """Features (T, D) of a whole clip, taken as those of a `FeatureStream` are."""
+
+    def __init__(self, features: Tensor):
+        self.features = features
+
+    @property
+    def waiting(self) -> int:
+        return len(self.features)
+
+    ready = waiting
+
+    def fill(self) -> None:
+        """There is no begun frame."""
+
+    def take(self, frames: int, ahead: int = 0) -> Tensor:
+        taken, self.features = self.features[: frames + ahead], self.features[frames:]
+        return taken
 
 
 class Level:

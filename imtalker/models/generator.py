@@ -4,13 +4,13 @@
     M motion latent (32), K condition (32 as published), D width of the network
 
 A transformer over N tokens predicts the velocity of the window's motion; conditions and time enter as per-token
-modulation (adaptive layer norm). `sample` walks the flow window by window, each beginning where the last one ended.
+modulation (adaptive layer norm). `Generator.step` walks the flow of one window, which begins where the one before
+ended; `stream.MotionStream` steps through a clip.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import chain, repeat
 
 import numpy as np
 import torch
@@ -195,7 +195,7 @@ class Generator(nn.Module):
     """The velocity network and its sampler.
 
     Training: `project` the conditions of C + W frames, drop some (`Conditions.keep`), then `velocity`.
-    Inference: `sample` for a clip or a stream of audio features; `step` for a live session that keeps its own state.
+    Inference: `step` from window to window; the state goes from one to the next.
     """
 
     def __init__(self, config: GeneratorConfig = GeneratorConfig()):
@@ -263,7 +263,7 @@ class Generator(nn.Module):
 
     @torch.inference_mode()
     def step(self, state: SampleState, conditions: Conditions, reference: Tensor, noise: Tensor, *,
-             times: Tensor, guidance_scale: float = 2.0, keep: int | None = None,
+             times: Tensor, guidance_scale: float, keep: int | None = None,
              held: flow.Held | None = None) -> tuple[Tensor, SampleState]:
         """Make the next frames.
 
@@ -315,59 +315,10 @@ class Generator(nn.Module):
         for name in CONTROLS:
             place = slice(first, first := first + getattr(config, f"{name}_dim"))
             if name in controls:
-                rows, counts = (extend(x.to(value), frames, True) for x in controls[name])
+                rows, counts = (extend(x.to(value), frames) for x in controls[name])
                 value[0, :, place] = rows / value.new_tensor(config.control_scale[place])
                 share[0, :, place] = counts[:, None]
         return flow.Held(value, share)
-
-    def sample(self, audio: Tensor | Iterable[Tensor], reference: Tensor, *, pose: Tensor | None = None,
-               cam: Tensor | None = None, gaze: Tensor | None = None, nfe: int = 10, guidance_scale: float = 2.0,
-               seed: int = 0, noise: Callable[[int], Tensor] | None = None, windows: Sequence[int] | None = None,
-               hold_controls: bool = True, published_schedule: bool = False) -> Iterator[Tensor]:
-        """Motion for audio features, window by window.
-
-        audio: (T, audio_dim), or an iterable of portions (n, audio_dim) of any length, taken as they are needed.
-        reference: (1, M) or (M,), motion latent of the source. pose, cam, gaze: (n, its dim) per frame; one longer
-        than the audio is cut, a shorter one holds its last value (`hold_controls=False`: continues with zeros, as
-        published). nfe: velocity evaluations per window; `published_schedule` makes one fewer, see `flow.time_grid`.
-        guidance_scale: weight of the audio, 1 is off and halves the work. seed: of the noise; `noise(first)` gives
-        that of the window which begins with frame `first`, (1, W, M), instead. windows: frames of each window, the last
-        number for all that follow; all W if None; fewer answer sooner and cost more.
-
-        Yields (n, M) float32, n as in `windows`, but for the last one. T frames in all; memory does not grow with T.
-        """
-        config = self.config
-        plan = self.plan(windows)
-        controls = {name: x for name, x in zip(CONTROLS, (pose, cam, gaze)) if x is not None}
-        for name, x in controls.items():
-            if x.ndim != 2 or not len(x) or x.shape[1] != getattr(config, f"{name}_dim"):
-                raise ValueError(f"{name} has shape {tuple(x.shape)}; give (frames, {getattr(config, f'{name}_dim')}) "
-                                 "with at least one frame")
-        times = flow.time_grid(nfe, published_schedule)
-        noise = noise or (lambda first: window_noise(seed, first, (1, config.window, config.motion_dim)))
-        reference = reference.reshape(1, config.motion_dim)
-
-        def portions() -> Iterator[Tensor]:  # apart, so that what is wrong is said now and not at the first frame
-            state, first = self.begin(), 0
-            for features in regroup(audio, plan):
-                frames = range(first, first + len(features))
-                given = {name: extend(x, frames, hold_controls) for name, x in controls.items()}
-                with torch.inference_mode():
-                    conditions = self.project(features[None], **{name: x[None] for name, x in given.items()})
-                held = self.hold({name: (x, x.new_ones(len(x))) for name, x in given.items()})
-                motion, state = self.step(state, conditions, reference, noise(first), times=times,
-                                          guidance_scale=guidance_scale, held=held)
-                first = frames.stop
-                yield motion
-
-        return portions()
-
-    def plan(self, windows: Sequence[int] | None) -> Iterator[int]:
-        """Frames of each window, without end: as given, the last one again and again; None: all as long as can be."""
-        windows = (self.config.window,) if windows is None else tuple(windows)
-        if not windows or not all(1 <= frames <= self.config.window for frames in windows):
-            raise ValueError(f"windows={windows}: numbers from 1 to {self.config.window} expected, at least one")
-        return chain(windows, repeat(windows[-1]))
 
 
 @dataclass(frozen=True)
@@ -414,22 +365,7 @@ def window_noise(seed: int, first: int, shape: tuple[int, int, int]) -> Tensor:
     return torch.from_numpy(np.concatenate(blocks, 1)[:, offset:offset + shape[1]])
 
 
-def regroup(audio: Tensor | Iterable[Tensor], sizes: Iterator[int]) -> Iterator[Tensor]:
-    """Portions (n, dim) of any length -> portions of exactly these sizes, the last one shorter."""
-    waiting: Tensor | None = None
-    size = next(sizes)
-    for portion in [audio] if isinstance(audio, Tensor) else audio:
-        waiting = portion if waiting is None else torch.cat([waiting, portion])
-        while len(waiting) >= size:
-            yield waiting[:size]
-            waiting, size = waiting[size:], next(sizes)
-    if waiting is not None and len(waiting):
-        yield waiting
-
-
-def extend(control: Tensor, frames: range, hold: bool) -> Tensor:
-    """The given frames of a control curve (n, dim); beyond its end the last value (hold) or zeros."""
-    index = torch.arange(frames.start, frames.stop, device=control.device)
-    taken = control[index.clamp(max=len(control) - 1)]
-    return taken if hold else taken * (index < len(control))[:, None]
+def extend(control: Tensor, frames: range) -> Tensor:
+    """The given frames of a control curve (n, dim), which holds its last value beyond its end."""
+    return control[torch.arange(frames.start, frames.stop, device=control.device).clamp(max=len(control) - 1)]
 

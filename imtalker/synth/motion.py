@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from imtalker.clock import FPS
 from imtalker.errors import InputError
-from imtalker.media.clock import FPS
 from imtalker.synth.visemes import GAIN, VISEMES, babble, curves
 
 EXPRESSIONS = tuple(                                        # the order of the head pack's expression targets

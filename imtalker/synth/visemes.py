@@ -10,7 +10,7 @@ import unicodedata
 
 import numpy as np
 
-from imtalker.media.clock import FPS
+from imtalker.clock import FPS
 
 VISEMES = ("sil", "PP", "FF", "TH", "DD", "kk", "CH", "SS", "nn", "RR", "aa", "E", "I", "O", "U")
 # Weight of the head's expression target at the peak of a viseme (full weight looks exaggerated on most of them).

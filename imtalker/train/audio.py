@@ -16,9 +16,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ..clock import SAMPLES_PER_FRAME
 from ..errors import InputError
 from ..files import complete, readable
-from ..models.audio import SAMPLES_PER_FRAME, MelEncoder, MelEncoderConfig
+from ..models.audio import MelEncoder, MelEncoderConfig
 from ..options import MINUTES, POSITIVE, SEED, SHARE, OptionParser, count_to, option, take_fields
 from ..synth.speech import Speech, augment, read_corpus, read_training
 from ..synth.visemes import OPENING, VISEMES, curves

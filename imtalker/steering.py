@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..controls import COLUMNS, read_control
-from ..errors import InputError
-from ..media.clock import FPS
+from .clock import FPS
+from .controls import COLUMNS, read_control
+from .errors import InputError
 
 EASE = 12  # frames, about half a second, from one value to the next
 MAX_STRENGTH = 2.0

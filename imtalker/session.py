@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import InputError
-from ..media.clock import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
+from .clock import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
+from .errors import InputError
 from .steering import KEEP, Steering
 
 if TYPE_CHECKING:
-    from ..pipeline import IMTalker, Source
+    from .pipeline import IMTalker, Source
 
 WINDOWS = (5, 5, 10, 15, 20, 25)  # frames: a first answer soon, then fewer and longer windows, which cost less
 
@@ -41,9 +41,6 @@ class Session:
 
     def __init__(self, talker: IMTalker, source: Source, *, windows: Sequence[int], look_ahead: int, **sampling):
         """sampling: the other options of `MotionStream`."""
-        most = talker.generator.config.window - max(windows)
-        if not 0 <= look_ahead <= most:
-            raise InputError(f"look_ahead={look_ahead}: with windows {tuple(windows)}, 0 to {most} frames expected")
         self._talker, self._source = talker, source
         self._steering = Steering(talker.device)
         sampling |= {"windows": windows, "look_ahead": look_ahead}
@@ -75,8 +72,7 @@ class Session:
             raise InputError(f"idle for {frames} frames: at least 1 expected")
         self._motion.extend(self._stream.rest())
         self._stream.push(torch.zeros(frames * SAMPLES_PER_FRAME, device=self._talker.device))
-        longest = self._talker.generator.config.window  # nothing is waited for, so no reason to make it in small pieces
-        self._motion.extend(self._stream.rest(longest))
+        self._motion.extend(self._stream.rest(at_once=True))  # nothing is waited for
         return self._draw()
 
     def flush(self) -> Iterator[np.ndarray]:
