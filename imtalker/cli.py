@@ -231,7 +231,8 @@ def _parser() -> OptionParser:
         "--speaker", default="espeak", metavar="NAME", help="what speaks text: espeak, espeak:VOICE or MODULE:FUNCTION"
     )
     command.add_argument(
-        "--ice", action="append", default=[], metavar="URL", help="a STUN or TURN server for WebRTC; may be repeated"
+        "--ice", action="append", default=[], metavar="URL",
+        help="a STUN or TURN server for WebRTC, as stun:HOST:PORT or turn:USER:PASSWORD@HOST:PORT; may be repeated",
     )
     _add_model(command)
     _add_sampling(command)

@@ -62,9 +62,13 @@ def _output(given: str | None, *inputs: Path) -> Path:
 
 
 def _talker(args):
+    from .memory import keep_freed_memory
     from .pipeline import IMTalker
 
-    return IMTalker.from_pretrained(args.model, device=args.device, precision=args.precision)
+    talker = IMTalker.from_pretrained(args.model, device=args.device, precision=args.precision)
+    if talker.device.type == "cpu":  # not before: what loading took is given back
+        keep_freed_memory()
+    return talker
 
 
 def _make(args, picture: Path, driving: Path, **how):
@@ -118,6 +122,7 @@ def _bar(total: int | None, unit: str, quiet: bool, **options):
 
 def serve(args):
     from .live.limits import Limits
+    from .live.rtc import ice_server
     from .live.server import serve
     from .live.service import Service
     from .live.speech import load_speaker
@@ -129,7 +134,7 @@ def serve(args):
         speaker=load_speaker(args.speaker),
         nfe=args.nfe,
         guidance=args.guidance,
-        ice=tuple(args.ice),
+        ice=tuple(map(ice_server, args.ice)),
     )
 
     def told(address: str) -> None:
@@ -139,7 +144,7 @@ def serve(args):
         elif not args.quiet:
             print(f"{talker.name} on {talker.device} is ready at {address} (Ctrl-C stops it)", flush=True)
 
-    key = args.api_key or os.environ.get("IMTALKER_API_KEY")
+    key = args.api_key or os.environ.get("IMTALKER_API_KEY") or None  # a variable that is empty is none
     origins = tuple(origin.rstrip("/") for origin in args.allow_origin)  # browsers name them without
     serve(service, args.host, args.port, key, origins, told)
 

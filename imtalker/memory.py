@@ -16,7 +16,7 @@ def keep_freed_memory() -> None:
 
     By default glibc gives large blocks back to the system at once, and the system clears every page before it lends it
     again: a tenth of a frame's time and more. Threads that begin from here on share what is kept. With another C
-    library nothing changes.
+    library nothing changes. It concerns all that the process does, so it is for whoever owns the process to call.
     """
     _mallopt({M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_ARENA_MAX: 1})
 

@@ -42,7 +42,7 @@ from .media import (
 from .media.audio import AudioInput, AudioSource
 from .media.picture import PictureSource
 from .media.video import as_rate
-from .memory import give_back_freed_memory, keep_freed_memory
+from .memory import give_back_freed_memory
 from .models.audio import FeatureStream, KnownFeatures, MelEncoder
 from .models.prepared import prepare
 from .models.renderer import SourceFeatures, map_tensors
@@ -87,8 +87,6 @@ class IMTalker:
         self.generator = model.generator.to(self.device).eval().requires_grad_(False)
         self.audio_encoder = model.audio_encoder.to(self.device).eval().requires_grad_(False)
         self.config = model.config
-        if self.device.type == "cpu":  # not before: what preparing took is given back
-            keep_freed_memory()
         # pictures that are read or drawn at once: in one batch, or on a CPU in as many as there are threads for
         self.at_once = max(1, BATCH_PIXELS.get(self.device.type, 2 * 512**2) // self.config.size**2)
         self.workers = Workers(min(self.at_once, torch.get_num_threads()) if self.device.type == "cpu" else 1)

@@ -16,6 +16,7 @@ from conftest import tone, write_wav
 from live_fake import FakeTalker, Running, loudness_of, wait_until
 
 import imtalker
+from imtalker import InputError
 from imtalker.live.jobs import Job
 from imtalker.live.refusal import busy
 from imtalker.media import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
@@ -275,6 +276,20 @@ def test_a_picture_without_a_face_is_refused_in_words(server, browser, picture):
     page.wait("document.querySelector('#error').textContent.includes('No face found')")
 
 
+@pytest.mark.parametrize("path", ["/", "/?transport=websocket"])
+def test_what_goes_wrong_with_a_live_face_is_told_in_words(server, browser, monkeypatch, path):
+    def silent(text):
+        raise InputError("nobody here can speak")
+        yield
+
+    monkeypatch.setattr(server.service, "speaker", silent)
+    page = browser(server, path)
+    bring_to_life(page)
+    page.run("document.querySelector('#text-value').value = 'Hello.'")
+    page.click("#text button")
+    page.wait("document.querySelector('#error').textContent.includes('obody here can speak')")
+
+
 def test_a_server_that_stops_is_told_in_words(browser):
     with Running() as server:
         page = browser(server)
@@ -459,6 +474,7 @@ def test_a_video_that_nobody_wants_any_more_is_not_made(browser, way):
         page = browser(server)
         page.click("#make-start")
         page.wait("!document.querySelector('#make-cancel').hidden")
+        page.wait("document.querySelector('#making-told').textContent.includes('frames')")
         assert len(server.service.jobs) == 1
         if way == "left":
             page.open("about:blank")

@@ -1,9 +1,13 @@
 """The parts of the server that need no server: turns, shares, queues, clocks, speech, and the real model's session."""
 
 import asyncio
+import gc
 import shutil
+import sys
 import threading
 import time
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -15,8 +19,9 @@ from imtalker.bundled import ASSETS
 from imtalker.live.camera import Mirror
 from imtalker.live.conversation import MISTAKES
 from imtalker.live.guard import matches
-from imtalker.live.jobs import Job
+from imtalker.live.jobs import Job, Jobs
 from imtalker.live.limits import Limits
+from imtalker.live.metrics import Metrics
 from imtalker.live.outbox import Closed, Event, Moment, Outbox
 from imtalker.live.pace import Pace
 from imtalker.live.protocol import HEADER, Hello, Kind, number, pack, pcm
@@ -208,6 +213,26 @@ def test_moments_come_one_after_the_other_a_25th_of_a_second_apart_and_not_too_e
     assert [item.sound.max() > 0 for item in moments[:30]] == [True] * 25 + [False] * 5
 
 
+def test_what_is_complete_is_spoken_to_its_end_before_what_follows(pump):
+    """Three sentences at once, and nothing is told of them twice."""
+    for length in (8_000, 3_200, 16_000):
+        pump.say(np.full(length, 0.5, np.float32))
+        pump.end()
+        pump.end()
+    play(pump, 1.7)
+    assert [event.details["frame"] for event in pump.outbox.events] == [13, 18, 43]
+    assert [item.sound.max() > 0 for item in pump.outbox.moments[:43]] == [True] * 43
+
+
+def test_an_interruption_forgets_what_was_to_be_spoken_to_its_end(pump):
+    pump.say(np.full(16_000, 0.5, np.float32))
+    pump.end()
+    play(pump, 0.1)
+    pump.interrupt()
+    play(pump, 0.3)
+    assert [event.kind for event in pump.outbox.events] == ["interrupted"]
+
+
 def test_frames_are_left_out_only_while_there_is_no_time_to_spare(pump):
     pump._pace.faces = 1
     pump._pace.drew(1, 0.08)  # an estimate twice as long as there is time, though drawing takes none
@@ -245,6 +270,38 @@ def test_faces_are_drawn_together_where_that_pays(device, together):
     assert talker.together == together
     assert [item.frame for item in pumps[1].outbox.moments] == list(range(len(pumps[1].outbox.moments)))
     assert [number_of(item.picture) for item in pumps[1].outbox.moments] == list(range(len(pumps[1].outbox.moments)))
+
+
+def test_faces_come_and_go_from_any_thread():
+    stage, interval = Stage(FakeTalker(), Pace()), sys.getswitchinterval()
+
+    def come_and_go(own):
+        for pump in own:
+            stage.add(pump)
+        for pump in own[::2]:
+            stage.remove(pump)
+
+    faces = [[object() for _ in range(300)] for _ in range(4)]
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(come_and_go, faces))
+    finally:
+        sys.setswitchinterval(interval)
+    assert set(stage._pumps) == {pump for own in faces for pump in own[1::2]}
+
+
+def test_nobody_is_late_who_has_not_begun_to_take():
+    async def wait():
+        box = Outbox(asyncio.get_running_loop(), most=2, stuck_seconds=0.0)
+        for frame in range(5):
+            box.put(Moment(frame, None, np.zeros(640, np.float32), 0.0))
+        assert box.reason is None and (await box.take()).frame == 3
+        for frame in range(5, 8):
+            box.put(Moment(frame, None, np.zeros(640, np.float32), 0.0))
+        assert "nothing was taken" in box.reason
+
+    asyncio.run(wait())
 
 
 def staged(seconds):
@@ -414,7 +471,7 @@ def test_a_camera_that_sees_nobody_says_so_and_goes_on_looking():
 def test_no_more_than_two_pictures_are_decoded_at_once(monkeypatch, picture):
     decoding, most = [], []
 
-    def slowly(path):
+    def slowly(path, *limits):
         decoding.append(path)
         time.sleep(0.05)
         most.append(len(decoding))
@@ -431,6 +488,42 @@ def test_no_more_than_two_pictures_are_decoded_at_once(monkeypatch, picture):
     monkeypatch.setattr("imtalker.live.sources.load_picture", slowly)
     asyncio.run(encode())
     assert len(most) == 6 and max(most) == 2
+
+
+def test_a_server_may_stop_in_the_moment_in_which_a_job_is_cancelled(tmp_path):
+    """Whoever makes jobs for ever must not take the one for the other."""
+
+    async def stop_meanwhile():
+        jobs = Jobs(None, Limits(), Metrics())
+        job = Job("animate", tmp_path, asyncio.Event().wait, 1.0)
+        jobs.add(job)
+        running = asyncio.ensure_future(jobs.run())
+        await asyncio.sleep(0.01)
+        job._task.add_done_callback(lambda _: running.cancel())  # before it has heard that the job has ended
+        jobs.drop(job.id)
+        await asyncio.wait_for(asyncio.gather(running, return_exceptions=True), 2)
+
+    asyncio.run(stop_meanwhile())
+
+
+def test_jobs_that_nobody_wants_any_more_are_not_kept(tmp_path):
+    async def come_and_go():
+        jobs = Jobs(None, Limits(), Metrics())
+        running = asyncio.ensure_future(jobs.run())
+        first = Job("animate", tmp_path, asyncio.Event().wait, 1.0)
+        jobs.add(first)
+        await asyncio.sleep(0.01)
+        kept = [weakref.ref(jobs.add(Job("animate", tmp_path / str(n), None, 1.0))) for n in range(5)]
+        for job in kept:
+            jobs.drop(job().id)
+        gc.collect()
+        running.cancel()
+        await asyncio.wait([running])
+        return len(jobs), [job() for job in kept], jobs._metrics.text().decode()
+
+    left, kept, told = asyncio.run(come_and_go())
+    assert left == 1 and kept == [None] * 5
+    assert 'imtalker_jobs_total{state="cancelled"} 5.0' in told and "imtalker_jobs_waiting 0.0" in told
 
 
 def test_a_job_at_rest_is_reported_again_and_again(monkeypatch, tmp_path):

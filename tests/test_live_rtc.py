@@ -10,6 +10,9 @@ from aiortc.contrib.media import MediaPlayer
 from conftest import tone, write_wav
 from live_fake import Running, loudness_of, number_of, wait_until
 
+from imtalker import InputError
+from imtalker.live.rtc import ice_server
+
 
 @pytest.fixture(scope="module")
 def server():
@@ -147,6 +150,21 @@ def test_a_client_that_vanishes_is_noticed(server, monkeypatch):
 
     asyncio.run(talk())
     wait_until(lambda: not server.service.connections and not len(server.service.stage))
+
+
+@pytest.mark.parametrize("url, expected", [
+    ("stun:stun.example.org", ("stun:stun.example.org", None, None)),
+    ("turn:turn.example.org:3479", ("turn:turn.example.org:3479", None, None)),
+    ("turn:me:a:b@turn.example.org", ("turn:turn.example.org", "me", "a:b"))])
+def test_servers_for_those_behind_a_wall(url, expected):
+    server = ice_server(url)
+    assert (server.urls, server.username, server.credential) == expected
+
+
+@pytest.mark.parametrize("url", ["stun.example.org:3478", "http://example.org", "stun:", ""])
+def test_a_server_that_is_none_is_refused(url):
+    with pytest.raises(InputError, match="--ice"):
+        ice_server(url)
 
 
 def test_a_client_that_never_connects_is_let_go(server, monkeypatch):

@@ -16,6 +16,7 @@ from live_fake import FakeTalker, Running, Viewer, form, wait_until
 
 from imtalker import InputError
 from imtalker.cli import main
+from imtalker.live.guard import Guard
 from imtalker.live.server import serve
 from imtalker.live.service import Service
 from imtalker.media import VideoReader, load_audio
@@ -328,6 +329,18 @@ def test_headers_that_are_no_addresses_and_endless_boundaries_are_refused(server
         assert server.ask("GET", "/health", headers=headers)[0] == 400
     endless = {"content-type": "multipart/form-data; boundary=" + "b" * 300}
     assert server.ask("POST", "/v1/animate", b"--", headers=endless)[0] == 400
+
+
+def test_json_that_comes_to_a_halt_is_given_up():
+    with Running(stalled_seconds=0.3) as slow:
+        with socket.create_connection(("127.0.0.1", slow.port), timeout=5) as client:
+            client.sendall(b"POST /v1/rtc HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{")
+            assert b" 408 " in client.recv(100)
+
+
+def test_an_empty_key_lets_nobody_in():
+    with pytest.raises(ValueError, match="empty API key"):
+        Guard(None, key="")
 
 
 def test_pages_of_others_and_other_names_are_refused(server):

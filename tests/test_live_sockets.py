@@ -1,6 +1,7 @@
 """A live face over a WebSocket, on loopback, with a talker that needs no weights."""
 
 import asyncio
+import io
 import json
 import threading
 import time
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import tone
 from live_fake import FakeTalker, Running, Viewer, loudness_of, number_of, wait_until
+from PIL import Image
 from websockets.exceptions import ConnectionClosed
 
 from imtalker.media import SAMPLES_PER_FRAME
@@ -171,7 +173,8 @@ def test_a_synthesizer_that_fails_says_so(server):
     server.service.speaker = speaker
     with server.live() as viewer:
         viewer.send(type="text", text="Hello.")
-        assert "no voice" in viewer.event("error")["error"]
+        told = viewer.event("error")["error"]
+        assert "RuntimeError" in told and "no voice" not in told  # what went wrong inside is for the log
         viewer.take_until(lambda: len(viewer.pictures) > 20)  # the face goes on
 
 
@@ -185,6 +188,32 @@ def test_a_sound_file_is_spoken(server, speech):
         wait_until(lambda: not list(server.service.folder.iterdir()))
         status, _, told = server.post(path, {"audio": ("b.wav", speech.read_bytes()[:20])})
         assert status == 400 and "'b.wav'" in told["error"] and str(server.service.folder) not in told["error"]
+
+
+def test_two_sentences_that_come_at_once_are_told_of_one_by_one(server):
+    server.service.speaker = lambda text: iter([tone(0.5)])
+    with server.live() as viewer:
+        viewer.send(type="text", text="One.")
+        viewer.send(type="text", text="Two.")
+        said = lambda: [event["frame"] for event in viewer.events if event["type"] == "said"]
+        viewer.take_until(lambda: len(said()) == 2)
+        assert said()[1] - said()[0] >= 12
+
+
+def test_a_camera_that_shows_nothing_is_not_waited_for():
+    with Running(blind_seconds=0.5) as server, server.live(input="camera") as viewer:
+        viewer.take_until(lambda: viewer.events and viewer.events[-1]["type"] == "closing")
+        assert "camera" in viewer.events[-1]["error"]
+        wait_until(lambda: not server.service.conversations)
+
+
+def test_a_camera_sends_jpegs_alone(server):
+    """The size of an ICO is known only once the picture in it is decoded."""
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(file, "ICO", sizes=[(64, 64)])
+    with server.live(input="camera") as viewer:
+        viewer.socket.send(file.getvalue())
+        assert "JPEG" in viewer.event("error")["error"]
 
 
 def test_a_camera_drives_the_face(server):

@@ -28,7 +28,7 @@ from ..bundled import ASSETS
 from ..devices import PRECISIONS
 from ..face import driving_crop, no_crop, source_crop
 from ..media import FPS, SAMPLE_RATE, VideoReader, load_audio, load_picture, write_video
-from ..memory import memory_by_default
+from ..memory import keep_freed_memory, memory_by_default
 from ..models.audio import KnownFeatures
 from ..models.generator import Generator
 from ..pipeline import IMTalker, to_pixels
@@ -74,6 +74,8 @@ def benchmark(
     seconds: length of the clips that are made from end to end. progress: called after warming up, and after each run.
     """
     talker = IMTalker.from_pretrained(model, device=device, precision=precision)
+    if talker.device.type == "cpu":
+        keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         bench = _Bench(talker, model, Path(folder), seconds)
         costs = bench.costs()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -14,9 +15,12 @@ from ..errors import InputError
 from ..face import Crop, driving_crop, no_crop
 from .outbox import Event, Moment, Outbox
 from .pace import Pace
+from .refusal import in_words
 
 if TYPE_CHECKING:
     from ..pipeline import IMTalker, Source
+
+log = logging.getLogger("imtalker.live")
 
 LOOK = 1.0  # seconds of pictures in which the face is looked for; where it was then is held
 
@@ -114,6 +118,5 @@ class Mirror:
         return True
 
     def fail(self, error: Exception) -> None:
-        reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-        self.outbox.put(Event("error", {"error": reason}))
-        self.outbox.close(f"the face failed: {reason}")
+        log.error("a face failed", exc_info=error)
+        self.outbox.close(in_words(error))

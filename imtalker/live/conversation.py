@@ -11,11 +11,10 @@ import numpy as np
 import soxr
 
 from ..errors import InputError
-from ..media import SAMPLE_RATE, stream_audio
+from ..media import SAMPLE_RATE, load_picture, stream_audio
 from . import protocol
 from .camera import Mirror
 from .outbox import Event, Item, Moment, Outbox
-from .pictures import read_camera
 from .pump import Pump
 from .refusal import missing
 from .speech import Utterance
@@ -208,6 +207,6 @@ class Conversation:
 
     async def _see(self, data: bytes) -> None:
         try:
-            await asyncio.to_thread(lambda: self.face.see(read_camera(data, self._limits.camera_pixels)))
+            await asyncio.to_thread(lambda: self.face.see(load_picture(data, self._limits.camera_pixels, ("JPEG",))))
         except InputError as error:
             self.mistake(error)

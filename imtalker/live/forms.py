@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..media.video import as_rate
+from .limits import MOST_NFE
 
 FRAMING = ("face", "crop")
 ANIMATE = ("seed", "nfe", "guidance", "fps", *FRAMING)
@@ -41,7 +42,7 @@ def animating(values: dict[str, str]) -> dict:
     """Options of `IMTalker.animate`."""
     return {
         "seed": whole(values, "seed", 0, 2**63 - 1) or 0,
-        "nfe": whole(values, "nfe", 1, 1000),
+        "nfe": whole(values, "nfe", 1, MOST_NFE),
         "guidance_scale": real(values, "guidance", 0, 20),
         "fps": rate(values),
     }

@@ -46,7 +46,10 @@ class Guard:
     """
 
     def __init__(self, app, key: str | None = None, origins: tuple[str, ...] = ()):
-        """origins: of pages that may ask besides the server's own, such as https://example.org."""
+        """origins: of pages that may ask besides the server's own, such as https://example.org. Raises ValueError for
+        an empty key, which would let everybody in."""
+        if key == "":
+            raise ValueError("an empty API key: None means that there is none")
         self._app, self._key, self._origins = app, key, origins
 
     async def __call__(self, scope, receive, send):

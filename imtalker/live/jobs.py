@@ -17,7 +17,7 @@ from ..media.video import VideoWriter
 from .forms import in_clients_words
 from .limits import Limits
 from .metrics import Metrics
-from .refusal import busy, missing
+from .refusal import busy, in_words, missing
 from .scheduler import Scheduler
 
 log = logging.getLogger("imtalker.live")
@@ -104,15 +104,13 @@ class Job:
         return told
 
     async def run(self, scheduler: Scheduler) -> None:
-        """Make it, from beginning to end. Ends without an exception, unless the task is cancelled."""
+        """Make it, from beginning to end. Ends without an exception, unless whoever waits for it is cancelled."""
         self._task = asyncio.ensure_future(self._make(scheduler))
         try:
-            await asyncio.shield(self._task)
-        except asyncio.CancelledError:
-            if not self._task.done():  # the server stops: not the job alone
-                self._task.cancel()
-                await asyncio.wait([self._task])
-                raise
+            await asyncio.wait([self._task])
+        finally:  # the server stops, and not the job alone
+            self._task.cancel()
+            await asyncio.wait([self._task])
 
     def cancel(self) -> None:
         if self._task is not None:
@@ -164,7 +162,7 @@ class Job:
             self._end("failed")
         except Exception as error:
             log.exception("job %s failed", self.id)
-            self.error = f"this should not happen: {type(error).__name__}: please report it"
+            self.error = in_words(error)
             self._end("failed")
 
     def _progress(self, frames: int) -> None:
@@ -186,7 +184,7 @@ class Jobs:
         self._scheduler, self._limits, self._metrics = scheduler, limits, metrics
         self._jobs: dict[str, Job] = {}
         self._coming = 0  # being uploaded
-        self._waiting: asyncio.Queue[Job] = asyncio.Queue()
+        self._added = asyncio.Event()
 
     @contextmanager
     def room(self) -> Iterator[None]:
@@ -206,8 +204,8 @@ class Jobs:
 
     def add(self, job: Job) -> Job:
         self._jobs[job.id] = job
-        self._waiting.put_nowait(job)
-        self._metrics.queue.inc()
+        self._added.set()
+        self._count()
         return job
 
     def get(self, name: str) -> Job:
@@ -219,7 +217,10 @@ class Jobs:
         """Cancel it if it is not ended, and forget it with its files."""
         job = self.get(name)
         del self._jobs[name]
+        if job.state == "waiting":
+            self._metrics.jobs.labels("cancelled").inc()
         job.cancel()
+        self._count()
         if job.ended is not None:
             shutil.rmtree(job.folder, ignore_errors=True)
 
@@ -232,13 +233,18 @@ class Jobs:
     async def run(self) -> None:
         """Make jobs for ever."""
         while True:
-            job = await self._waiting.get()
-            self._metrics.queue.dec()
-            if job.state == "waiting":
-                await job.run(self._scheduler)
+            job = next((job for job in self._jobs.values() if job.state == "waiting"), None)
+            if job is None:
+                self._added.clear()
+                await self._added.wait()
+                continue
+            await job.run(self._scheduler)
             self._metrics.jobs.labels(job.state).inc()
             if job.id not in self._jobs:  # dropped meanwhile
                 shutil.rmtree(job.folder, ignore_errors=True)
+
+    def _count(self) -> None:
+        self._metrics.queue.set(sum(job.state == "waiting" for job in self._jobs.values()))
 
     def __len__(self) -> int:
         return len(self._jobs)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+MOST_NFE = 32  # velocity evaluations for a window of motion, during which no other face gets any
+# Formats of pictures whose size is read before anything is decoded
+PICTURES = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -24,3 +28,4 @@ class Limits:
     hello_seconds: float = 10.0  # until a connected client has said what it wants
     stuck_seconds: float = 10.0  # a viewer that takes nothing for so long is gone
     silent_seconds: float = 1800.0  # a session that is asked for nothing for so long is closed
+    blind_seconds: float = 120.0  # so is one whose camera shows nothing; pages in the background show little

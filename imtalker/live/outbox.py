@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections import deque
@@ -38,7 +39,8 @@ Item = Moment | Event
 
 class Outbox:
     """A queue with one reader in an event loop. Filling it never waits: where the reader is too slow, the oldest
-    moments are dropped and counted; a reader that takes nothing for long is taken for gone, and the box closes."""
+    moments are dropped and counted; a reader that has begun and then takes nothing for long is taken for gone, and the
+    box closes."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, most: int = 25, stuck_seconds: float = 10.0):
         """most: moments that wait at most."""
@@ -50,7 +52,7 @@ class Outbox:
         self._lock = threading.Lock()
         self._filled = asyncio.Event()
         self._closed = asyncio.Event()
-        self._taken = time.monotonic()
+        self._taken = math.inf  # when something was asked for last; before the first time nobody is late
 
     def put(self, item: Item) -> None:
         """From any thread."""

@@ -1,17 +1,14 @@
-"""Compressing a live face's pictures, and reading a camera's."""
+"""Compressing a live face's pictures."""
 
 from __future__ import annotations
 
-import io
 from fractions import Fraction
 
 import av
 import cv2
 import numpy as np
-from PIL import Image
 
-from ..errors import InputError
-from ..media import FPS, load_picture
+from ..clock import FPS
 from . import protocol
 
 KEY_EVERY = 2 * FPS  # frames between pictures that decoding can begin with
@@ -65,21 +62,3 @@ class H264Encoder:
 
 def encoder(hello: protocol.Hello) -> JpegEncoder | H264Encoder:
     return H264Encoder() if hello.format == "h264" else JpegEncoder(hello.quality)
-
-
-def check_pixels(picture: str | bytes, most: int) -> None:
-    """Raise InputError if a picture's header says that it has more pixels; anything else is left to its decoder."""
-    try:
-        with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture) as image:
-            width, height = image.size
-    except Exception:
-        return
-    if width * height > most:
-        limit = f"{most / 1e6:.3g} megapixels are the limit here"
-        raise InputError(f"the picture has {width} x {height} pixels, {limit}: make it smaller")
-
-
-def read_camera(data: bytes, most: int) -> np.ndarray:
-    """A camera's picture, uint8 (H, W, 3) RGB, from a JPEG of at most `most` pixels."""
-    check_pixels(data, most)
-    return load_picture(data)

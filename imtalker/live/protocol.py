@@ -17,6 +17,7 @@ import numpy as np
 
 from ..clock import SAMPLE_RATE, SAMPLES_PER_FRAME
 from ..errors import InputError
+from .limits import MOST_NFE
 
 # ------------------------------------------------------------------------------------------------ binary, server's side
 
@@ -71,7 +72,7 @@ class Hello:
         "rate": (8000, 192_000),
         "quality": (1, 100),
         "seed": (0, 2**63 - 1),
-        "nfe": (1, 100),
+        "nfe": (1, MOST_NFE),
         "guidance": (0, 20),
     }
 

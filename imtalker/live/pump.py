@@ -13,7 +13,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,10 +25,11 @@ from ..clock import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from ..errors import InputError
 from .outbox import Event, Moment, Outbox
 from .pace import Pace
+from .refusal import in_words
 
 if TYPE_CHECKING:
     from ..pipeline import Source
-    from .session import Session
+    from ..session import Session
 
 LEAD = 0.4  # seconds before its time that a moment is made at the earliest: more would make interrupting slow
 EARLY = 0.2  # seconds before its time at which a frame is drawn in any case: there is time, whatever is estimated
@@ -73,14 +74,14 @@ class Pump:
         self._pace, self._wake, self._speech_seconds, self._answered = pace, wake, speech_seconds, answered
         self._lock = threading.Lock()
         # Under the lock: what came from outside and was not looked at yet
-        self._heard: list[np.ndarray] = []
+        self._heard: deque[np.ndarray | None] = deque()  # None: what was heard before it is complete
         self._waiting = 0  # samples in it
         self._heard_at = -np.inf
         self._begun_at: float | None = None  # when sound began to come after a pause
         self._delay = 0.0  # seconds from then until its first frame can be made
-        self._ended = False  # nothing more belongs to what was heard so far
+        self._ended = False  # what was taken from it is complete; more is taken once that has been spoken
         self._orders: deque[Callable[[], None]] = deque()
-        # The scheduler's thread alone
+        # Of the scheduler's thread; others only look at where the clock and its sound are
         self._start: float | None = None  # when frame 0 was, or would have been, due
         self._sound = _Track()
         self._pending: deque[tuple[int, Tensor]] = deque()  # frames to be drawn: number, latents (32,)
@@ -115,7 +116,8 @@ class Pump:
     def end(self) -> None:
         """What was heard or said so far is complete: speak it to its end without waiting for more, then tell so."""
         with self._lock:
-            self._ended = True
+            if not self._heard or self._heard[-1] is not None:
+                self._heard.append(None)
         self._wake()
 
     def interrupt(self, shown: int | None = None) -> None:
@@ -189,7 +191,7 @@ class Pump:
             self._pass_by()
 
     def fail(self, error: Exception) -> None:
-        self.outbox.close(f"the face failed: {type(error).__name__}: {error}")
+        self.outbox.close(in_words(error))
 
     # --------------------------------------------------------------------------------------------------------- inside
 
@@ -209,12 +211,21 @@ class Pump:
     def _add(self, samples: np.ndarray, delay: float) -> None:
         """delay: seconds until there is enough of it for its first frame."""
         now = self.asked = time.monotonic()
-        if now > self._heard_at + PATIENCE and not self._heard:
+        if now > self._heard_at + PATIENCE and not self._waiting:
             self._begun_at, self._delay = now, delay
         self._heard_at = now
         self._heard.append(samples)
         self._waiting += len(samples)
-        self._ended = False
+
+    def _take_heard(self) -> Iterator[np.ndarray]:
+        """What was heard, up to where it is complete."""
+        while self._heard and not self._ended:
+            samples = self._heard.popleft()
+            if samples is None:
+                self._ended = True
+            else:
+                self._waiting -= len(samples)
+                yield samples
 
     def _behind(self) -> float:
         """Seconds of sound that came and were not due yet."""
@@ -223,9 +234,11 @@ class Pump:
     def _move(self, now: float) -> None:
         """Get the next frames' motion, of sound if there is some, idle if there was none for a while."""
         with self._lock:
-            heard, self._heard, self._waiting = self._heard, [], 0
+            heard = list(self._take_heard())
             ended, quiet = self._ended, now >= self._heard_at + PATIENCE
-            begun_at, self._begun_at = self._begun_at, None
+            begun_at = self._begun_at
+            if heard:
+                self._begun_at = None
         begun = time.perf_counter()
         if heard:
             samples = np.concatenate(heard)
@@ -243,7 +256,7 @@ class Pump:
             motion = self._session.next_motion()
             if motion is None or self._sound.end == (self.made + len(motion)) * SAMPLES_PER_FRAME:
                 with self._lock:
-                    self._ended = self._ended and bool(self._heard)
+                    self._ended = False
                 self.outbox.put(Event("said", {"frame": self._sound.end // SAMPLES_PER_FRAME}))
         if motion is None and quiet and now >= self._due(self.made, now) - self._time_for(1):
             self._sound.fill()

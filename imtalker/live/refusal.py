@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ..errors import InputError
+
 
 class Refusal(Exception):
     """The request cannot be served; the message says why and what to do.
@@ -28,6 +30,13 @@ def busy(message: str) -> Refusal:
 
 def missing(what: str) -> Refusal:
     return Refusal(404, "missing", f"{what} is not there (any more): check it, or make it again")
+
+
+def in_words(error: Exception) -> str:
+    """What a client is told: all of what it got wrong itself; of a fault of ours only its kind."""
+    if isinstance(error, (InputError, Refusal)):
+        return str(error)
+    return f"this should not happen: {type(error).__name__}: please report it"
 
 
 def short(reason: str) -> str:

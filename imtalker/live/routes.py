@@ -21,7 +21,7 @@ from .pictures import jpeg
 from .protocol import Hello
 from .refusal import Refusal
 from .service import Service
-from .uploads import receive_form, receive_json
+from .uploads import BROKEN_OFF, receive_form, receive_json
 
 REPORT_SECONDS = 0.1  # between two reports of a job: no more than a progress bar can be seen to move
 
@@ -96,6 +96,8 @@ def job_routes(service: Service) -> APIRouter:
         files = ("source", driving) if chosen is None else (driving,)
         with service.jobs.room(), service.folder_for_request() as folder:
             form = await receive_form(request, folder, service.limits, files, named)
+            if await request.is_disconnected():  # it would never hear of its job
+                raise InputError(BROKEN_OFF)
             framing, how = forms.framing(form.values), read(form.values)
 
             async def prepare():
@@ -154,7 +156,7 @@ def live_routes(service: Service, key: str | None) -> APIRouter:
     @routes.post("/rtc", summary="A live face over WebRTC: an offer in, the answer out", openapi_extra=json_body)
     async def offer(request: Request):
         service.check_ready()
-        given = await receive_json(request)
+        given = await receive_json(request, service.limits)
         sdp, hello = given.get("sdp"), given.get("hello", {})
         if not isinstance(sdp, str) or not isinstance(hello, dict):
             raise InputError("an offer such as {'sdp': '...', 'hello': {'source': 'sample'}} is expected")

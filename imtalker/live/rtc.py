@@ -24,6 +24,7 @@ from aiortc import (
     RTCSessionDescription,
 )
 from aiortc.mediastreams import MediaStreamError
+from aiortc.rtcicetransport import parse_stun_turn_uri
 
 from ..clock import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from ..errors import InputError
@@ -39,6 +40,18 @@ CHANNEL = "commands"  # label of the data channel that the client opens
 CHUNK = SAMPLES_PER_FRAME // 2  # samples of a packet of sound, 20 ms
 VIDEO_CLOCK = 90_000  # of RTP
 LATE = 2.0  # seconds of sound or pictures that wait for a sender; older ones are dropped
+
+
+def ice_server(url: str) -> RTCIceServer:
+    """A server as `stun:HOST[:PORT]` or `turn:USER:PASSWORD@HOST[:PORT]`. Raises InputError for anything else."""
+    kind, _, address = url.partition(":")
+    account, _, host = address.rpartition("@")
+    user, _, password = account.partition(":")
+    try:
+        parse_stun_turn_uri(f"{kind}:{host}")
+    except ValueError:
+        raise InputError(f"--ice {url!r}: stun:HOST[:PORT] or turn:USER:PASSWORD@HOST[:PORT] expected") from None
+    return RTCIceServer(f"{kind}:{host}", user or None, password or None)
 
 
 class _Track(MediaStreamTrack):
@@ -74,8 +87,8 @@ class Connection:
 
     def __init__(self, service: Service, conversation: Conversation):
         self._service, self._conversation = service, conversation
-        servers = [RTCIceServer(url) for url in service.ice]
-        self._peer = RTCPeerConnection(RTCConfiguration(servers))  # without any, aiortc would ask one far away
+        # without the list, empty or not, aiortc would ask a server far away
+        self._peer = RTCPeerConnection(RTCConfiguration(list(service.ice)))
         self._picture, self._sound = _Track("video"), _Track("audio")
         self._channel: RTCDataChannel | None = None
         self._listening: asyncio.Task | None = None
@@ -134,8 +147,7 @@ class Connection:
         self._last = due
         elapsed = due - self._origin
         for part, samples in enumerate(np.split(item.sound, SAMPLES_PER_FRAME // CHUNK)):
-            samples = (np.clip(samples, -1, 1) * 32767).astype(np.int16)
-            sound = av.AudioFrame.from_ndarray(samples[None], "s16", "mono")
+            sound = av.AudioFrame.from_ndarray(np.frombuffer(protocol.pcm(samples), "<i2")[None], "s16", "mono")
             sound.sample_rate = SAMPLE_RATE
             self._stamp(sound, elapsed + part * CHUNK / SAMPLE_RATE, SAMPLE_RATE)
             self._sound.put(due + part * CHUNK / SAMPLE_RATE, sound)
@@ -158,7 +170,7 @@ class Connection:
         state = self._peer.connectionState
         if state == "connected":
             self._connected.set()
-        elif state in ("failed", "closed", "disconnected"):
+        elif state in ("failed", "closed"):
             self._conversation.outbox.close("the connection is lost")
             self._connected.set()
 

@@ -20,7 +20,7 @@ from .. import __version__
 from ..bundled import ASSETS
 from ..errors import InputError
 from .guard import Guard, is_loopback
-from .refusal import Refusal
+from .refusal import Refusal, in_words
 from .routes import job_routes, live_routes, source_routes
 from .service import Service
 
@@ -71,7 +71,7 @@ def make_app(service: Service, key: str | None = None, origins: tuple[str, ...] 
 
     @app.exception_handler(Exception)
     async def fault(request: Request, error: Exception):
-        return JSONResponse({"error": f"this should not happen: {type(error).__name__}: please report it"}, 500)
+        return JSONResponse({"error": in_words(error)}, 500)
 
     # ------------------------------------------------------------------------------------------------------- health
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from ..clock import FPS, SAMPLE_RATE
 from . import protocol
+from .camera import Mirror
 from .conversation import Conversation
 from .jobs import Jobs
 from .limits import Limits
@@ -30,6 +31,8 @@ from .speech import Speaker, load_speaker
 from .stage import Stage
 
 if TYPE_CHECKING:
+    from aiortc import RTCIceServer
+
     from ..pipeline import IMTalker
 
 log = logging.getLogger("imtalker.live")
@@ -52,7 +55,7 @@ class Service:
         speaker: Speaker | None = None,
         nfe: int | None = None,
         guidance: float | None = None,
-        ice: tuple[str, ...] = (),
+        ice: tuple[RTCIceServer, ...] = (),
         crop: bool = True,
     ):
         """load: gives the model; called in a thread. speaker: text to sound, espeak-ng by default. nfe, guidance: of
@@ -134,14 +137,19 @@ class Service:
     async def _keep_house(self) -> None:
         """Let go of what nobody wants any more."""
         while True:
-            await asyncio.sleep(min(HOUSEKEEPING, self.limits.keep_seconds, self.limits.silent_seconds))
+            limits = self.limits
+            await asyncio.sleep(
+                min(HOUSEKEEPING, limits.keep_seconds, limits.silent_seconds, limits.blind_seconds)
+            )
             self.sources.expire(conversation.hello.source for conversation in self.conversations.values())
             self.jobs.expire()
             now = time.monotonic()
             for conversation in list(self.conversations.values()):
-                if now - conversation.face.asked > self.limits.silent_seconds:
-                    minutes = self.limits.silent_seconds / 60
-                    await self.close(conversation, f"nothing was asked for in {minutes:.3g} minutes")
+                blind = isinstance(conversation.face, Mirror)
+                most = self.limits.blind_seconds if blind else self.limits.silent_seconds
+                if now - conversation.face.asked > most:
+                    lacking = "the camera showed nothing for" if blind else "nothing was asked for in"
+                    await self.close(conversation, f"{lacking} {most / 60:.3g} minutes")
 
     async def on_model(self, function: Callable[[], Any]) -> Any:
         """Run it in the model's thread, in its turn."""

@@ -15,7 +15,7 @@ from . import protocol
 from .conversation import Conversation
 from .outbox import Closed, Event
 from .pictures import encoder
-from .refusal import Refusal, short
+from .refusal import Refusal, in_words, short
 from .service import Service
 
 log = logging.getLogger("imtalker.live")
@@ -86,7 +86,7 @@ async def _talk(socket: WebSocket, conversation: Conversation, service: Service)
         await _end(socket, str(error), RESTART if service.state == "stopping" else POLICY)
     elif error is not None and not isinstance(error, (WebSocketDisconnect, RuntimeError, OSError)):
         log.error("a live connection failed", exc_info=error)
-        await _end(socket, f"this should not happen: {type(error).__name__}: please report it", FAULT)
+        await _end(socket, in_words(error), FAULT)
 
 
 async def _receive(socket: WebSocket, conversation: Conversation) -> None:

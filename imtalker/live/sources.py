@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 from ..bundled import ASSETS
 from ..face import no_crop, source_crop
 from ..media import load_picture
-from .limits import Limits
-from .pictures import check_pixels
+from .limits import PICTURES, Limits
 from .refusal import missing
 
 if TYPE_CHECKING:
@@ -36,8 +35,7 @@ class Sources:
         """Finding the face takes long and needs no model, so it runs beside it. Raises InputError."""
 
         def cut():
-            check_pixels(str(picture), self._limits.pixels)
-            pixels = load_picture(picture)
+            pixels = load_picture(picture, self._limits.pixels, PICTURES)
             where = source_crop(pixels, face, "the picture") if crop else no_crop(*pixels.shape[:2])
             return where.apply(pixels, self._talker.config.size)
 

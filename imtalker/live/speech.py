@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import shutil
 import subprocess
 import threading
@@ -15,9 +16,12 @@ import soxr
 from ..clock import SAMPLE_RATE
 from ..errors import InputError
 from .outbox import Event
+from .refusal import in_words
 
 if TYPE_CHECKING:
     from .pump import Pump
+
+log = logging.getLogger("imtalker.live")
 
 Speaker = Callable[[str], Iterator[np.ndarray]]
 """Text -> its sound, float32 (n,) at 16 kHz, in portions as they are made. Closing the iterator stops it."""
@@ -111,10 +115,9 @@ class Utterance:
                     return
             self._told(self._face.end)
         except Exception as error:
-            reason = (
-                str(error) if isinstance(error, InputError) else f"speaking failed ({type(error).__name__}: {error})"
-            )
-            self._face.outbox.put(Event("error", {"error": reason}))
+            if not isinstance(error, InputError):
+                log.error("speaking failed", exc_info=error)
+            self._face.outbox.put(Event("error", {"error": in_words(error)}))
         finally:
             if hasattr(self._sound, "close"):  # a generator; any other iterator will do, too
                 self._sound.close()

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from operator import itemgetter
+from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
@@ -25,7 +26,7 @@ log = logging.getLogger("imtalker.live")
 TOGETHER = {"cpu": 1}
 MOST = 8
 
-Made = TypeVar("Made")
+Given, Made = TypeVar("Given"), TypeVar("Made")
 
 
 class _Drawing(NamedTuple):
@@ -45,14 +46,17 @@ class Stage:
         self._together = TOGETHER.get(str(talker.device).split(":")[0], MOST)
         pace.workers = workers = talker.workers.count
         self._most = workers + (workers > 1)  # drawings under way: nobody is without work while motion is made
-        self._pumps: tuple[Pump, ...] = ()
+        self._pumps: tuple[Pump, ...] = ()  # replaced under the lock, never changed
+        self._lock = Lock()
         self._under_way: deque[_Drawing] = deque()
 
     def add(self, pump: Pump) -> None:
-        self._pumps += (pump,)
+        with self._lock:
+            self._pumps += (pump,)
 
     def remove(self, pump: Pump) -> None:
-        self._pumps = tuple(other for other in self._pumps if other is not pump)
+        with self._lock:
+            self._pumps = tuple(other for other in self._pumps if other is not pump)
 
     def __len__(self) -> int:
         return len(self._pumps)
@@ -85,9 +89,9 @@ class Stage:
         self._under_way.append(_Drawing(ready[0][0], [pump for pump, _ in faces], result))
         return True
 
-    def _try(self, pump: Pump, step: Callable[[float], Made], now: float) -> Made | None:
+    def _try(self, pump: Pump, step: Callable[[Given], Made], given: Given) -> Made | None:
         try:
-            return step(now)
+            return step(given)
         except Exception as error:
             self._give_up(pump, error)
             return None
@@ -107,7 +111,7 @@ class Stage:
         self._pace.drew(sum(map(len, pictures)), seconds)
         for pump, shown in zip(pumps, pictures):
             if pump is not None:
-                pump.show(shown)
+                self._try(pump, pump.show, shown)
 
     def fail(self, error: Exception) -> None:
         for pump in self._pumps:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from .refusal import stalled, too_large
 
 FIELD_BYTES = 4096  # of a field that is no file
 JSON_BYTES = 2**18  # of a request that is JSON
+BROKEN_OFF = "the request broke off: send it again"
 
 
 @dataclass
@@ -36,47 +38,49 @@ async def receive_form(
     files, values: names of the fields that are expected; each file is needed. Raises InputError for another form,
     Refusal when the request is too large, as early as its size is known, or when it comes to a halt.
     """
-    most = limits.upload_bytes
-    length = request.headers.get("content-length", "")
-    if length.isdigit() and int(length) > most:
-        raise too_large(most)
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     boundary = options.get(b"boundary")
     if kind != b"multipart/form-data" or not boundary:
         raise InputError(f"a form (multipart/form-data) with {', '.join(files)} is expected, as curl -F makes it")
     reader = _FormReader(folder, files, values)
-    received = 0
     try:
         parser = MultipartParser(boundary, reader.callbacks())
-        stream = request.stream()
-        while (chunk := await asyncio.wait_for(anext(stream, None), limits.stalled_seconds)) is not None:
-            received += len(chunk)
-            if received > most:
-                raise too_large(most)
+        async for chunk in chunks(request, limits.upload_bytes, limits.stalled_seconds):
             parser.write(chunk)
         parser.finalize()
     except FormParserError as error:
         raise InputError(f"the form is damaged ({error}): send it again") from None
-    except ClientDisconnect:
-        raise InputError("the form broke off: send it again") from None
-    except asyncio.TimeoutError:
-        raise stalled(limits.stalled_seconds) from None
     finally:
         reader.close()
     if not reader.complete:
-        raise InputError("the form broke off: send it again")
+        raise InputError(BROKEN_OFF)
     if lacking := [name for name in files if name not in reader.form.files]:
         raise InputError(f"the form has no file {', '.join(lacking)}: add it")
     return reader.form
 
 
-async def receive_json(request: Request) -> dict:
-    """A small JSON object. Raises InputError for anything else, Refusal when it is too large."""
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > JSON_BYTES:
-            raise too_large(JSON_BYTES)
+async def chunks(request: Request, most: int, stalled_seconds: float) -> AsyncIterator[bytes]:
+    """A request's body while it comes. Raises Refusal when it has more than `most` bytes, as early as that is known, or
+    comes to a halt; InputError when it breaks off."""
+    length = request.headers.get("content-length", "")
+    if length.isdigit() and int(length) > most:
+        raise too_large(most)
+    received, stream = 0, request.stream()
+    try:
+        while (chunk := await asyncio.wait_for(anext(stream, None), stalled_seconds)) is not None:
+            received += len(chunk)
+            if received > most:
+                raise too_large(most)
+            yield chunk
+    except ClientDisconnect:
+        raise InputError(BROKEN_OFF) from None
+    except asyncio.TimeoutError:
+        raise stalled(stalled_seconds) from None
+
+
+async def receive_json(request: Request, limits: Limits) -> dict:
+    """A small JSON object. Raises InputError for anything else, Refusal when it is too large or comes to a halt."""
+    body = b"".join([chunk async for chunk in chunks(request, JSON_BYTES, limits.stalled_seconds)])
     try:
         given = json.loads(body)
     except (ValueError, RecursionError):

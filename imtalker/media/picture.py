@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import warnings
+from collections.abc import Sequence
 from typing import Union
 
 import numpy as np
@@ -38,27 +39,32 @@ _DECODER_ERRORS = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyEr
                    MemoryError, NotImplementedError, ArithmeticError, Image.DecompressionBombError)  # fmt: skip
 
 
-def load_picture(source: PictureSource) -> np.ndarray:
+def load_picture(
+    source: PictureSource, most_pixels: int = MAX_PIXELS, formats: Sequence[str] | None = None
+) -> np.ndarray:
     """Read a picture as uint8 (H, W, 3) RGB, upright, on white where it is transparent.
 
     source: path, bytes of a picture file, PIL image, or uint8 array (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA.
     Of an animation the first frame is taken. An embedded colour profile is converted to sRGB.
-    Raises InputError if it is no picture, damaged, narrower than 16 pixels, or larger than 64 megapixels.
+    formats: of files, as Pillow calls them, if not all that it reads are welcome: some are decoded to learn their size.
+    Raises InputError if it is no picture, damaged, narrower than 16 pixels, or larger than `most_pixels`.
     """
     if isinstance(source, np.ndarray):
-        return _from_array(source)
+        return _from_array(source, most_pixels)
     with warnings.catch_warnings():
         # Pillow warns of odd metadata that does not matter, and of a size that our own, lower limit refuses.
         warnings.simplefilter("ignore")
-        return _load(source)
+        return _load(source, most_pixels, formats)
 
 
-def _load(source: str | os.PathLike[str] | bytes | Image.Image) -> np.ndarray:
+def _load(
+    source: str | os.PathLike[str] | bytes | Image.Image, most_pixels: int, formats: Sequence[str] | None
+) -> np.ndarray:
     if isinstance(source, Image.Image):
         name, image = "the given picture", source
-        _check_size(image.size, name)
+        _check_size(image.size, name, most_pixels)
     else:
-        name, image = name_of(source), _open(source)
+        name, image = name_of(source), _open(source, most_pixels, formats)
     try:
         image.load()
         return np.array(_to_rgb(_upright(image), name))  # a copy: Pillow's own memory is read-only
@@ -72,24 +78,25 @@ def _load(source: str | os.PathLike[str] | bytes | Image.Image) -> np.ndarray:
             image.close()
 
 
-def _open(source: str | os.PathLike[str] | bytes) -> Image.Image:
+def _open(source: str | os.PathLike[str] | bytes, most_pixels: int, formats: Sequence[str] | None) -> Image.Image:
     """Read the header only, and refuse what is too large or too small before decoding it."""
     check_readable(source, EXPECTED)
     name = name_of(source)
     file = io.BytesIO(source) if isinstance(source, (bytes, bytearray, memoryview)) else source
     try:
-        image = Image.open(file)
+        image = Image.open(file, formats=formats)
     except Image.DecompressionBombError:
-        raise InputError(f"{name} is larger than the limit of {MAX_PIXELS // 10**6} megapixels: "
+        raise InputError(f"{name} is larger than the limit of {most_pixels / 1e6:.3g} megapixels: "
                          "make it smaller first") from None  # fmt: skip
     except _DECODER_ERRORS:
-        raise InputError(f"{name} is not a picture that can be read{_hint(source)}, expected {EXPECTED}: "
+        expected = EXPECTED if formats is None else f"a picture: {', '.join(formats)}"
+        raise InputError(f"{name} is not a picture that can be read{_hint(source)}, expected {expected}: "
                          "save it in one of these formats") from None  # fmt: skip
     if image.format == "EPS":  # Pillow would start Ghostscript
         image.close()
         raise InputError(f"{name} is an EPS drawing, expected {EXPECTED}: save it in one of these formats")
     try:
-        _check_size(image.size, name)
+        _check_size(image.size, name, most_pixels)
     except InputError:
         image.close()
         raise
@@ -113,22 +120,22 @@ def _hint(source: str | os.PathLike[str] | bytes) -> str:
     return ""
 
 
-def _check_size(size: tuple[int, int], name: str) -> None:
+def _check_size(size: tuple[int, int], name: str, most_pixels: int) -> None:
     width, height = size
-    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-        raise InputError(f"{name} has {width} x {height} pixels, the limit is {MAX_PIXELS // 10**6} megapixels and "
+    if width * height > most_pixels or max(width, height) > MAX_SIDE:
+        raise InputError(f"{name} has {width} x {height} pixels, the limit is {most_pixels / 1e6:.3g} megapixels and "
                          f"{MAX_SIDE} on a side: make it smaller first")  # fmt: skip
     if min(width, height) < MIN_SIDE:
         raise InputError(f"{name} has only {width} x {height} pixels, expected at least {MIN_SIDE} on each side and a "
                          "face that can be seen: give a larger picture")  # fmt: skip
 
 
-def _from_array(array: np.ndarray) -> np.ndarray:
+def _from_array(array: np.ndarray, most_pixels: int) -> np.ndarray:
     shape = array.shape
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and shape[2] not in (1, 3, 4)):
         raise InputError(f"the given array is {array.dtype} of shape {shape}, expected uint8 (H, W, 3) in RGB order, "
                          "values 0..255: convert it")  # fmt: skip
-    _check_size((shape[1], shape[0]), "the given array")
+    _check_size((shape[1], shape[0]), "the given array", most_pixels)
     if array.ndim == 2 or shape[2] == 1:
         return np.repeat(array.reshape(shape[0], shape[1], 1), 3, axis=2)
     if shape[2] == 4:

@@ -72,6 +72,7 @@ class VideoReader:
         self._name = name_of(source)
         with self._open() as container:
             stream = best_stream(container, "video")
+            self._check_size(stream.codec_context.width or MIN_SIDE, stream.codec_context.height or MIN_SIDE)
             frames = decode(container, stream, self._name)
             first = next(frames, None)
             if first is None:
@@ -83,13 +84,16 @@ class VideoReader:
             self._turn = _turn(first)
             width, height = self._stored_size
             self.size = (height, width) if self._turn[0] else (width, height)
-            if width * height > MAX_PIXELS or min(width, height) < MIN_SIDE:
-                raise InputError(f"{self._name} has {width} x {height} pixels, expected at least {MIN_SIDE} on each "
-                                 f"side and at most {MAX_PIXELS // 10**6} megapixels: scale it")  # fmt: skip
+            self._check_size(width, height)
             self.has_audio = best_stream(container, "audio") is not None
             end = declared_end(source, container, stream)
             self.duration = None if end is None else float(end)
             self.frames = None if end is None else max(1, self._frames_before(end))
+
+    def _check_size(self, width: int, height: int) -> None:
+        if width * height > MAX_PIXELS or min(width, height) < MIN_SIDE:
+            raise InputError(f"{self._name} has {width} x {height} pixels, expected at least {MIN_SIDE} on each "
+                             f"side and at most {MAX_PIXELS // 10**6} megapixels: scale it")  # fmt: skip
 
     def __iter__(self) -> Iterator[np.ndarray]:
         k = 0

@@ -94,12 +94,9 @@ $("key").addEventListener("submit", told(() => {
 // --------------------------------------------------------------------------------------------------------------- live
 
 function heard(event) {
-  if (event.type === "error") complain(event);
   if (event.type === "said" || event.type === "face") say("");
-  if (event.type === "closing") {
-    close();
-    complain(new Error(event.error));
-  }
+  if (event.type === "closing") close();
+  if (event.type === "error" || event.type === "closing") complain(new Error(event.error));
 }
 
 // One face at a time: this ends the one that is live, or on its way, and is ended by the next.
@@ -351,7 +348,14 @@ $("photo").addEventListener("click", told(async () => {
   snapping?.abort();
   snapping = new AbortController();
   $("snap").hidden = false;
-  await openCamera($("viewfinder"), snapping.signal);
+  $("snap-take").disabled = true;
+  try {
+    await openCamera($("viewfinder"), snapping.signal);
+  } catch (error) {
+    if (!snapping.signal.aborted) closeSnap();
+    throw error;
+  }
+  $("snap-take").disabled = false;
   $("snap-take").focus();
 }));
 
@@ -387,6 +391,7 @@ $("make").addEventListener("submit", told(async () => {
   $("made").hidden = true;
   $("making").hidden = false;
   $("making-told").textContent = "Uploading…";
+  $("make-cancel").hidden = false;
   $("progress").removeAttribute("value");
   try {
     const file = $("make-file").files[0] || (await bundledSpeech());
@@ -396,7 +401,6 @@ $("make").addEventListener("submit", told(async () => {
     const source = encodeURIComponent(await framed(signal));
     const { id } = await askJson("POST", `/v1/${kind}?source_id=${source}`, formOf({ [name]: file }), signal);
     signal.addEventListener("abort", () => leave(`/v1/jobs/${id}`));
-    $("make-cancel").hidden = false;
     const last = await watch(id, signal);
     const video = last.state === "done" && (await insist(async () => (await ask("GET", last.video)).blob(), signal));
     making.abort(); // nothing more is wanted of it

@@ -37,15 +37,19 @@ export function snapshot(video, side = Math.min(video.videoWidth, video.videoHei
   const from = Math.min(video.videoWidth, video.videoHeight);
   const [x, y] = [(video.videoWidth - from) / 2, (video.videoHeight - from) / 2];
   canvas.getContext("2d").drawImage(video, x, y, from, from, 0, 0, side, side);
-  return new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", quality));
+  return new Promise((resolve, reject) => {
+    const nothing = () => reject(new Error("The camera shows nothing yet: try again."));
+    canvas.toBlob((picture) => (picture ? resolve(picture) : nothing()), "image/jpeg", quality);
+  });
 }
 
-// Sends pictures until `signal` ends it.
+// Sends pictures until `signal` ends it; a moment without one is passed over.
 export function follow(video, link, signal) {
   const send = async () => {
     if (signal.aborted) return;
     const begun = performance.now();
-    link.sendBinary(await (await snapshot(video, SIDE, 0.8)).arrayBuffer());
+    const picture = await snapshot(video, SIDE, 0.8).then((blob) => blob.arrayBuffer()).catch(() => null);
+    if (picture && !signal.aborted) link.sendBinary(picture);
     setTimeout(send, Math.max(0, EVERY_MS - (performance.now() - begun)));
   };
   send();
