@@ -31,9 +31,11 @@ def say(socket):
 pictures, sounds, end = {}, {}, None
 with connect(f"{server}/v1/live") as socket:
     socket.send(json.dumps({"type": "hello", "source": "sample", "input": "speech"}))
-    print(socket.recv())  # ready, or why not
+    print(told := socket.recv())  # ready, or why not
+    if json.loads(told)["type"] != "ready":
+        sys.exit(1)
     Thread(target=say, args=(socket,), daemon=True).start()  # sound that is far ahead has to wait: meanwhile receive
-    while end is None or end - 1 not in sounds:
+    while end is None or max(sounds, default=-1) < end - 1:
         message = socket.recv()
         if isinstance(message, str):
             event = json.loads(message)

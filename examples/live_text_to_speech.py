@@ -27,7 +27,9 @@ async def talk(sound):
     pictures, sounds, end = {}, {}, None
     async with connect(f"{server}/v1/live") as socket:
         await socket.send(json.dumps({"type": "hello", "input": "speech", "rate": rate}))
-        print(await socket.recv())
+        print(told := await socket.recv())  # ready, or why not
+        if json.loads(told)["type"] != "ready":
+            sys.exit(1)
 
         async def pipe():
             while block := await asyncio.to_thread(sound.read, 4096):
@@ -35,7 +37,7 @@ async def talk(sound):
             await socket.send(json.dumps({"type": "flush"}))
 
         piping = asyncio.ensure_future(pipe())
-        while end is None or end - 1 not in sounds:
+        while end is None or max(sounds, default=-1) < end - 1:
             message = await socket.recv()
             if isinstance(message, str):
                 event = json.loads(message)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import secrets
 import textwrap
 import zipfile
 import zlib
@@ -22,12 +23,32 @@ FAULTS = (OSError, ValueError, TypeError, LookupError, EOFError, RuntimeError, A
           zlib.error, pickle.UnpicklingError, SafetensorError)  # fmt: skip
 
 
-def check_writable(file: Path, what: str) -> None:
-    """Raise InputError unless a file can be written there; `what` it is, for the message: "report"."""
-    if not file.parent.is_dir():
-        raise InputError(f"the folder {str(file.parent)!r} for the {what} does not exist: make it, or name another")
-    if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
-        raise InputError(f"the {what} {str(file)!r} cannot be written: name a file in a folder of yours")
+def check_writable(file: str | os.PathLike[str], what: str) -> Path:
+    """Raise InputError unless `complete` can write a file there; return where (links followed). `what` it is, for the
+    message: "report"."""
+    name = repr(os.fspath(file))
+    target = Path(os.path.realpath(file))
+    try:
+        if target.is_dir():
+            raise InputError(f"{what} {name} is a folder, expected a file name: name a file in it")
+        if not target.parent.is_dir():
+            raise InputError(f"the folder of {what} {name} does not exist: make it first, or choose another one")
+        if target.exists() and not target.is_file():
+            raise InputError(f"{what} {name} is not a regular file, expected a file name: choose another name")
+        _beside(target).unlink()
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{what} {name} cannot be written ({reason}): choose another place") from None
+    return target
+
+
+def _beside(target: Path) -> Path:
+    """A new, empty, hidden file in the same folder, so that renaming it is atomic; its end tells its format, too."""
+    path = target.with_name(f".imtalker-{secrets.token_hex(6)}{target.suffix.lower()}")
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # not mkstemp: its files are private
+    return path
 
 
 @contextmanager
@@ -54,17 +75,24 @@ class complete:
     """
 
     def __init__(self, file: Path):
-        self.file, self.unfinished = file, file.with_name(f".{file.name}.{os.getpid()}.part")
+        self.file = Path(os.path.realpath(file))
 
     def __enter__(self) -> Path:
-        self.unfinished.touch()
+        self.unfinished = _beside(self.file)
         self.mode = self.unfinished.stat().st_mode
         return self.unfinished
 
     def __exit__(self, kind, error, trace) -> None:
         try:
             if kind is None:
-                self.unfinished.chmod(self.mode)
-                self.unfinished.replace(self.file)
+                self.keep()
         finally:
-            self.unfinished.unlink(missing_ok=True)
+            self.discard()
+
+    def keep(self) -> None:
+        self.unfinished.chmod(self.mode)
+        self.unfinished.replace(self.file)
+
+    def discard(self) -> None:
+        """Does nothing after `keep`."""
+        self.unfinished.unlink(missing_ok=True)

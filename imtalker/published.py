@@ -178,12 +178,18 @@ def read_checkpoint(file: str | os.PathLike, prefix: str = "") -> dict[str, Tens
                          "fetch it again") from error
     if not isinstance(loaded, dict):
         raise InputError(f"{str(file)!r} holds a {type(loaded).__name__}; a published checkpoint is expected")
-    state = loaded.get("state_dict", loaded)
-    tensors = {name.removeprefix(prefix): x for name, x in state.items() if name.startswith(prefix)}
+    tensors = {name.removeprefix(prefix): x for name, x in tensors_of(loaded.get("state_dict", loaded)).items()
+               if name.startswith(prefix)}
     if not tensors:
         raise InputError(f"{str(file)!r} holds no tensor named {prefix}…; is it the right checkpoint?")
-    tensors.update(loaded.get("ema_state_dict") or {})  # parameters only; what batch norm counted comes from the state
-    return tensors
+    # parameters only; what batch norm counted comes from the state
+    return tensors | tensors_of(loaded.get("ema_state_dict"))
+
+
+def tensors_of(given) -> dict[str, Tensor]:
+    """What of a part of a checkpoint is tensors by name."""
+    return {name: x for name, x in (given.items() if isinstance(given, Mapping) else ())
+            if isinstance(name, str) and isinstance(x, Tensor)}
 
 
 def renamed(published: Mapping[str, Tensor], names: Mapping[str, str], module: nn.Module, file) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -51,6 +52,15 @@ class ModelConfig:
     nfe: int = 10                 # how the model is best sampled
     guidance_scale: float = 2.0
     expression: tuple[int, int] = (0, 32)  # first to before last number of the motion latent that holds the expression
+
+    def __post_init__(self):
+        if self.nfe < 1 or not math.isfinite(self.guidance_scale):
+            raise ValueError(f"nfe is {self.nfe}, guidance_scale {self.guidance_scale}; no motion can be made so")
+        if self.renderer.motion_dim != self.generator.motion_dim:
+            raise ValueError(f"motion latents of {self.renderer.motion_dim} and of {self.generator.motion_dim} numbers")
+        places = self.expression
+        if len(places) != 2 or not 0 <= places[0] < places[1] <= self.renderer.motion_dim:
+            raise ValueError(f"expression is {places}; a first and a last number of the motion latent are expected")
 
     fps = FPS                     # of the motion; the same for every model
     sample_rate = SAMPLE_RATE
@@ -134,21 +144,22 @@ def find_model(name_or_path: str | os.PathLike) -> Path:
 # ----------------------------------------------------------------------------------------------------------- loading
 
 
-def load_model(name_or_path: str | os.PathLike = "mini", device: str | torch.device = "cpu",
-               dtype: torch.dtype = torch.float32) -> Model:
-    """A model by name ("mini", "base") or folder, ready for inference: evaluation mode, no gradients.
+def load_model(name_or_path: str | os.PathLike = "mini", device: str | torch.device = "cpu") -> Model:
+    """A model by name ("mini", "base") or folder, ready for inference: float32, evaluation mode, no gradients.
 
-    `dtype` is the renderer's, where nearly all the work is; the generator and the audio encoder are always float32.
     Raises InputError where the folder, a file or a tensor is not what config.json says.
     """
     folder = find_model(name_or_path)
     config, checksums = read_config(folder)
-    with _NoInitialisation():
-        model = build_model(config)
+    try:
+        with _NoInitialisation():
+            model = build_model(config)
+    except (TypeError, ValueError, ArithmeticError, LookupError, RuntimeError) as error:
+        raise InputError(f"no networks can be built as {str(folder / 'config.json')!r} says ({error}): "
+                         "fetch or copy the model again") from error
     for part in PARTS:
         load_weights(getattr(model, part), folder / f"{part}.safetensors", checksums[f"{part}.safetensors"])
         getattr(model, part).requires_grad_(False).eval().to(device)
-    model.renderer.to(dtype)
     return model
 
 
@@ -227,7 +238,8 @@ def read_config(folder: Path) -> tuple[ModelConfig, dict[str, str]]:
         values["generator"] = read_dataclass(GeneratorConfig, values.get("generator", {}), "generator.")
         values["audio_encoder"] = read_dataclass(AUDIO_ENCODERS[kind][0], encoder, "audio_encoder.")
         files = values.pop("files", {})
-        if set(files) != {f"{part}.safetensors" for part in PARTS}:
+        wanted = {f"{part}.safetensors" for part in PARTS}
+        if set(files) != wanted or not all(isinstance(checksum, str) for checksum in files.values()):
             raise ValueError("files must give the SHA-256 of renderer, generator and audio_encoder.safetensors")
         repeated = {name: values.pop(name, None) for name in ("fps", "sample_rate", "size")}
         config = read_dataclass(ModelConfig, values, "")

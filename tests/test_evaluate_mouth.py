@@ -33,18 +33,18 @@ def test_lag_is_found():
 def test_a_mouth_that_follows_and_one_that_does_not():
     level, waveform = syllables(300)
     good = against_loudness(0.2 * (level > 0), waveform)
-    assert good["mouth_correlation"] > 0.9 and good["mouth_lag_frames"] == 0
-    assert good["mouth_shut_in_silence"] > 0.9 and good["mouth_opening_when_loud"] > 0.15
+    assert good["loudness_correlation"] > 0.9 and good["loudness_lag_frames"] == 0
+    assert good["shut_when_quiet"] > 0.9 and good["opening_when_loud"] > 0.15
     late = against_loudness(0.2 * np.roll(level > 0, 4), waveform)
-    assert late["mouth_lag_frames"] == 4 and late["mouth_correlation"] < 0.6
-    assert against_loudness(np.full(300, 0.1), waveform)["mouth_shut_in_silence"] == 0
+    assert late["loudness_lag_frames"] == 4 and late["loudness_correlation"] < 0.6
+    assert against_loudness(np.full(300, 0.1), waveform)["shut_when_quiet"] == 0
 
 
 @pytest.mark.slow
 def test_rendered_speech_scores_well():
     """The bundled driving video is a rendering: mouth and lids have the truth of the pack behind them."""
     measured = measure_video(ASSETS / "sample.mp4")
-    assert measured["mouth_correlation"] > 0.4 and abs(measured["mouth_lag_frames"]) <= 2
+    assert measured["loudness_correlation"] > 0.4 and abs(measured["loudness_lag_frames"]) <= 2
     assert 8 <= measured["blinks_per_minute"] <= 60
 
 
@@ -78,4 +78,4 @@ def test_a_model_is_measured_through_a_finished_video(tmp_path, capsys):
     main(["--corpus", str(tmp_path / "test.npz"), "--clips", "1"])
     shown = capsys.readouterr().out.splitlines()
     assert shown[0].startswith("voice noise") and shown[1].startswith("median")
-    assert "phone_correlation" in shown[1] and "mouth_lag_frames" in shown[1]
+    assert "phone_correlation" in shown[1] and "loudness_lag_frames" in shown[1]

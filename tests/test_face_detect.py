@@ -48,7 +48,7 @@ def test_several_faces_are_numbered_by_size():
 
 
 def test_a_face_too_many_is_an_error_that_says_how_many():
-    with pytest.raises(InputError, match=r"--face 3 asked for, but me\.png has 1 face: use --face 0"):
+    with pytest.raises(InputError, match=r"face 3 asked for, but me\.png has 1 face: choose 0"):
         source_crop(head(1), 3, "me.png")
 
 

@@ -11,8 +11,9 @@ from imtalker import flow
 from imtalker.errors import InputError
 from imtalker.models.audio import KnownFeatures
 from imtalker.models.generator import CONDITIONS, CONTROLS, SETTLE, Generator, GeneratorConfig, window_noise
+from imtalker.models.latent import CAM, GAZE, POSE
 from imtalker.stream import MotionStream, held, plan
-from imtalker.synth.motion import CAM, GAZE, POSE, SCALE
+from imtalker.synth.motion import SCALE
 
 TINY = GeneratorConfig(audio_dim=6, condition_dim=8, width=32, depth=2, heads=2, mlp_ratio=2, time_dim=16,
                        window=10, context=4)

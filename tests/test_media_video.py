@@ -400,6 +400,6 @@ def test_memory_is_flat(tmp_path):
 
     sound = (np.zeros(16000 * 120, np.float32), 16000)
     first, second = tmp_path / "a.mp4", tmp_path / "b.mp4"
-    write_video(first, watched(np.roll(noise, k, axis=1) for k in range(count)), audio=sound, preset="ultrafast")
-    write_video(second, watched(VideoReader(first)), audio=first, preset="ultrafast")
+    write_video(first, watched(np.roll(noise, k, axis=1) for k in range(count)), audio=sound)
+    write_video(second, watched(VideoReader(first)), audio=first)
     assert marks[1] - marks[0] < 12e6 and marks[3] - marks[2] < 12e6, np.diff(marks) / 1e6

@@ -3,8 +3,9 @@ import numpy as np
 import pytest
 
 from imtalker.errors import InputError
+from imtalker.models.latent import FACE
 from imtalker.synth import motion
-from imtalker.synth.motion import BLINK, EXPRESSIONS, FACE, INDEX, Motion, latent, talking, varied
+from imtalker.synth.motion import BLINK, EXPRESSIONS, INDEX, Motion, latent, talking, varied
 from imtalker.synth.visemes import OPENING, VISEMES, babble, curves, from_festival, from_flite, from_ipa, segments
 
 

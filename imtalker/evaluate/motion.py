@@ -6,8 +6,9 @@ import torch
 
 from ..models.audio import FeatureStream, MelEncoder
 from ..models.generator import Generator
+from ..models.latent import FACE, LIDS, POSE
 from ..stream import MotionStream
-from ..synth.motion import FACE, LIDS, POSE, SCALE, latent, speech_expression, talking
+from ..synth.motion import SCALE, latent, speech_expression, talking
 from ..synth.speech import Speech
 from ..synth.visemes import VISEMES
 from .mouth import SHUT, against_loudness, blinks_per_minute, correlation_and_lag, jitter
@@ -65,7 +66,8 @@ def measure_synthetic(generator: Generator | None, encoder: MelEncoder, decoder:
         values = np.concatenate(parts)
         return float(((values < SHUT) == below).mean()) if len(values) else float("nan")
 
-    return {**{name: float(np.mean([row[name] for row in rows if name in row])) for name in rows[0]},
+    names = dict.fromkeys(name for row in rows for name in row)  # clips without speech have fewer
+    return {**{name: float(np.mean([row[name] for row in rows if name in row])) for name in names},
             "silence_shut": share(silent, True), "lips_shut": share(shut, True), "vowels_open": share(apart, False)}
 
 

@@ -44,8 +44,8 @@ def correlation_and_lag(made: np.ndarray, truth: np.ndarray, reach: int = REACH)
 def against_loudness(opening: np.ndarray, waveform: np.ndarray) -> dict[str, float]:
     """How an opening (T,) at 25 frames a second follows the loudness of a waveform (samples,) at 16 kHz.
 
-    mouth_correlation, mouth_lag_frames; mouth_shut_in_silence: share of shut frames where the sound is 35 dB below its
-    loud frames (NaN if it never is); mouth_opening_when_loud: mean over frames within 12 dB of the loudest.
+    loudness_correlation, loudness_lag_frames; shut_when_quiet: share of shut frames where the sound is 35 dB below its
+    loud frames (NaN if it never is); opening_when_loud: mean over frames within 12 dB of the loudest.
     """
     level = loudness(waveform)[:len(opening)]
     opening = opening[:len(level)]
@@ -55,9 +55,9 @@ def against_loudness(opening: np.ndarray, waveform: np.ndarray) -> dict[str, flo
     # A mouth closes in time: only the inside of a pause counts.
     quiet = np.convolve(level <= floor + 3, np.ones(7), "same") >= 6.5
     loud = level > level.max() - 12
-    return {"mouth_correlation": correlation, "mouth_lag_frames": lag,
-            "mouth_shut_in_silence": float((opening[quiet] < SHUT).mean()) if quiet.any() else float("nan"),
-            "mouth_opening_when_loud": float(opening[loud].mean())}
+    return {"loudness_correlation": correlation, "loudness_lag_frames": lag,
+            "shut_when_quiet": float((opening[quiet] < SHUT).mean()) if quiet.any() else float("nan"),
+            "opening_when_loud": float(opening[loud].mean())}
 
 
 def against_phones(opening: np.ndarray, speech: Speech) -> dict[str, float]:

@@ -22,7 +22,7 @@ def source_crop(picture: np.ndarray, face: int = 0, name: str = "the picture") -
     """
     faces = find_faces(picture)
     if not 0 <= face < len(faces):
-        raise _missing(len(faces), face, name, "another picture, or --no-crop")
+        raise _missing(len(faces), face, name, "another picture, or --no-crop (crop=False)")
     return faces[face].crop
 
 
@@ -49,7 +49,7 @@ def driving_crop(frames: Iterable[np.ndarray], face: int = 0, name: str = "the d
         if len(seen) >= MOST or without >= PATIENCE:
             break
     if not seen:
-        raise _missing(most_faces, face, name, "another video, or --no-driving-crop")
+        raise _missing(most_faces, face, name, "another video, or --no-driving-crop (crop=False)")
     return steady(seen)
 
 
@@ -86,4 +86,4 @@ def _missing(found: int, face: int, name: str, instead: str) -> InputError:
         )
     numbers = "0" if found == 1 else f"0 to {found - 1}"
     many = "1 face" if found == 1 else f"{found} faces"
-    return InputError(f"--face {face} asked for, but {name} has {many}: use --face {numbers} (0 is the largest)")
+    return InputError(f"face {face} asked for, but {name} has {many}: choose {numbers} (0 is the largest)")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import secrets
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from numbers import Rational
@@ -16,6 +15,7 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from ..clock import FPS
 from ..errors import InputError
+from ..files import check_writable, complete
 from .audio import AudioInput, AudioSource
 from .files import (
     MAX_GAP_SECONDS,
@@ -206,38 +206,16 @@ def _turn(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
 # ---------------------------------------------------------------- writing
 
 SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv")
+X264 = {"crf": "18", "preset": "veryfast"}  # hardly to be told from what was drawn, and little beside drawing it
 
 
 def check_output(path: str | os.PathLike[str]) -> Path:
     """Raise InputError unless a video can be written at `path`; return where (links followed)."""
-    name = name_of(path)
-    target = Path(path)
-    if target.suffix.lower() not in SUFFIXES:
-        raise InputError(f"output {name} ends in {target.suffix or 'nothing'!r}, expected {', '.join(SUFFIXES)}: "
+    suffix = Path(path).suffix
+    if suffix.lower() not in SUFFIXES:
+        raise InputError(f"output {name_of(path)} ends in {suffix or 'nothing'!r}, expected {', '.join(SUFFIXES)}: "
                          "name it for example talk.mp4")  # fmt: skip
-    target = Path(os.path.realpath(target))
-    try:
-        if target.is_dir():
-            raise InputError(f"output {name} is a folder, expected a file name: name a file in it")
-        if not target.parent.is_dir():
-            raise InputError(f"the folder of output {name} does not exist: make it first, or choose another one")
-        if target.exists() and not target.is_file():
-            raise InputError(f"output {name} is not a regular file, expected a file name: choose another name")
-        _make_temporary(target).unlink()
-    except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"output {name} cannot be written ({reason_of(error)}): choose another place") from None
-    return target
-
-
-def _make_temporary(target: Path) -> Path:
-    """An empty hidden file beside the target, on the same file system, so that renaming it is atomic."""
-    if len(os.fsencode(target.name)) > 255:
-        raise ValueError("its name is too long")
-    path = target.with_name(f".imtalker-{secrets.token_hex(6)}{target.suffix.lower()}")
-    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # not mkstemp: its files are private
-    return path
+    return check_writable(path, "output")
 
 
 def write_video(
@@ -246,8 +224,6 @@ def write_video(
     fps: int | float | Fraction = FPS,
     audio: AudioInput | AudioSource | None = None,
     *,
-    crf: int = 18,
-    preset: str = "veryfast",
     progress: Callable[[int], None] | None = None,
 ) -> int:
     """Write frames as H.264 with AAC sound, while they come; return their number.
@@ -255,10 +231,10 @@ def write_video(
     path: .mp4, .mov, .m4v or .mkv; the file appears only when complete. frames: uint8 (H, W, 3) RGB, all of one size;
     odd sizes are padded to even ones by repeating the last row or column. fps: any rate. audio: a sound or video file,
     an AudioSource, or (samples, rate); it is cut, or continued with silence, to the length of the picture.
-    crf: quality, 0 best to 51. preset: x264's name for speed against size. progress: called with the number of frames
-    written so far. Raises InputError before the first frame is asked for if the output or the audio cannot be used.
+    progress: called with the number of frames written so far. Raises InputError before the first frame is asked for if
+    the output or the audio cannot be used.
     """
-    with VideoWriter(path, fps, audio, crf=crf, preset=preset) as writer:
+    with VideoWriter(path, fps, audio) as writer:
         for frame in frames:
             writer.write(frame)
             if progress is not None:
@@ -274,22 +250,18 @@ class VideoWriter:
         path: str | os.PathLike[str],
         fps: int | float | Fraction = FPS,
         audio: AudioInput | AudioSource | None = None,
-        *,
-        crf: int = 18,
-        preset: str = "veryfast",
     ):
         self.fps = as_rate(fps)
         self.count = 0  # frames written
         self._name = name_of(path)
-        self._crf, self._preset = crf, preset
-        self._target = check_output(path)
+        self._file = complete(check_output(path))
         if audio is not None and not isinstance(audio, AudioSource):
             audio = AudioSource(audio)
         self._audio = audio
         self._shape: tuple[int, ...] | None = None
         self._reformatter = VideoReformatter()
         self._container = self._sound = self._video = None
-        self._temporary: Path | None = _make_temporary(self._target)
+        self._unfinished = self._file.__enter__()
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -328,13 +300,13 @@ class VideoWriter:
     def _start(self, shape: tuple[int, ...]) -> None:
         height, width = shape[:2]
         self._shape = shape
-        options = {} if self._target.suffix.lower() == ".mkv" else {"movflags": "+faststart"}
+        options = {} if self._unfinished.suffix == ".mkv" else {"movflags": "+faststart"}
         with self._blamed():
-            self._container = av.open(f"file:{self._temporary}", "w", options=options)
+            self._container = av.open(f"file:{self._unfinished}", "w", options=options)
             video = self._container.add_stream("libx264", rate=self.fps)
         video.width, video.height = width + width % 2, height + height % 2
         video.pix_fmt = "yuv420p"
-        video.options = {"crf": str(self._crf), "preset": self._preset}
+        video.options = X264
         context = video.codec_context
         context.time_base = 1 / self.fps
         context.color_primaries = context.color_trc = context.colorspace = 1  # BT.709
@@ -359,8 +331,7 @@ class VideoWriter:
         with self._blamed():
             self._container.close()
             self._container = None
-            os.replace(self._temporary, self._target)
-            self._temporary = None
+            self._file.keep()
 
     def _discard(self) -> None:
         """Close everything and remove what is unfinished. Does nothing after a complete write."""
@@ -373,9 +344,7 @@ class VideoWriter:
             pass  # the file is thrown away, and an error is on its way already
         finally:
             self._container = None
-            if self._temporary is not None:
-                self._temporary.unlink(missing_ok=True)
-                self._temporary = None
+            self._file.discard()
 
 
 class _Blame:

@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .latent import GAZE, POSE
 from .places import grid_of, values_at
 from .reader import EYES
 
 RIM, SOFT = 1.0, 0.4  # of the eye's half axes: where nothing moves any more, and how far inside of it everything does
-POSE, GAZE = slice(0, 3), slice(6, 8)  # of an anchored latent, as `synth.motion` makes it
 LIDS = 2.2  # half heights that move as one: the rims of the lids go along
-FARTHER = 1.4  # times as far as an eyeball goes is it fetched from: what is painted over it is behind
+FARTHER = 1.4  # what is painted over an eyeball goes along in part, so it is fetched from so many times as far away
 SHUT = 0.1  # half height over half width of an eye that shows no eyeball
 
 
@@ -55,8 +55,8 @@ def direction(gaze: Tensor) -> Tensor:
 
 
 def look(place: Tensor, field: Tensor, change: Tensor) -> Tensor:
-    """Where target cells look, corrected for the gaze: places (B, 2, G, G) in cells, see `transfer.place`, to places
-    (B, 2, H, H) in points of `field` (B or 1, 1, H, H), see `eyeballs`; `change` (B, 2), see `gaze_change`."""
+    """Where target cells look, corrected for the gaze: places (B, 2, G, G) in cells, see `Surroundings.place`, to
+    places (B, 2, H, H) in points of `field` (B or 1, 1, H, H), see `eyeballs`; `change` (B, 2), see `gaze_change`."""
     points, cells = field.shape[-1], place.shape[-1]
     offset = F.interpolate(place - grid_of(place), size=(points, points), mode="bilinear") * (points / cells)
     place = offset + grid_of(offset)

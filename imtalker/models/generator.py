@@ -21,7 +21,7 @@ from .. import flow
 
 CONTROLS = ("pose", "cam", "gaze")
 CONDITIONS = ("audio",) + CONTROLS
-SETTLE = 0.93  # of what a window begins beside the one before, so much is left after a frame
+SETTLE = 0.93  # what is left, a frame later, of the step between two windows, see `damping`
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,12 @@ class GeneratorConfig:
     control_scale: tuple[float, ...] = ()
     # How much of the way to what was sampled each number goes in a frame, see `damping`; none: all of it
     follow: tuple[float, ...] = ()
+
+    def __post_init__(self):
+        anchored = sum(getattr(self, f"{name}_dim") for name in CONTROLS)
+        for name, length in (("noise", self.motion_dim), ("follow", self.motion_dim), ("control_scale", anchored)):
+            if len(getattr(self, name)) not in (0, length):
+                raise ValueError(f"{name} has {len(getattr(self, name))} numbers, expected {length} or none")
 
     @classmethod
     def mini(cls) -> GeneratorConfig:

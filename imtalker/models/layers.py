@@ -30,7 +30,8 @@ def blur_kernel(like: Tensor, gain: float = 1.0) -> Tensor:
 
 
 def fading(x: Tensor) -> Tensor:
-    """e^-x of x of 0 and more, at most 60: less counts for nothing, and is no normal number, which takes CPUs long."""
+    """e^-x of x of 0 and more; e^-60 where it would be less: that counts for nothing, and CPUs are slow at numbers that
+    are smaller than the normal ones."""
     return x.clamp(max=60).neg_().exp_()
 
 

@@ -114,7 +114,7 @@ class SynthesisNetwork(nn.Module):
         super().__init__()
         self.copy = copy
         self.painted_as: torch.dtype | None = None  # None: as it comes
-        stages = list(zip(widths, widths[1:], residuals, attention, strict=False))
+        stages = list(zip(widths[:-1], widths[1:], residuals, attention, strict=True))
         self.up = nn.ModuleList(ConvBlock(i, o, n, resize="up") for i, o, (n, _), _ in stages)
         self.join = nn.ModuleList(ConvBlock(2 * o, o, n) for _, o, (_, n), _ in stages)
         self.attention = nn.ModuleList(

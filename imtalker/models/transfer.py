@@ -81,7 +81,8 @@ class CrossAttention(nn.Module):
     def forward_and_match(self, driving_map: Tensor, keys: Tensor, values: Tensor,
                           placed: bool) -> tuple[Tensor, Tensor]:
         """As `forward`; also where in the source every target cell looks: the number of the cell of greatest weight,
-        mean over heads, (B, N) int64; or, if `placed`, a place finer than a cell, see `place`, (B, 2, H, W).
+        mean over heads, (B, N) int64; or, if `placed`, a place finer than a cell, (B, 2, H, W), see
+        `Surroundings.place`.
 
         The rows of all frames that share a source are one table: its keys are neither copied nor read again for every
         frame.

@@ -12,6 +12,7 @@ import numpy as np
 
 from imtalker.clock import FPS
 from imtalker.errors import InputError
+from imtalker.models.latent import FACE
 from imtalker.synth.visemes import GAIN, VISEMES, babble, curves
 
 EXPRESSIONS = tuple(                                        # the order of the head pack's expression targets
@@ -30,9 +31,8 @@ _VISEME_COLUMNS = [INDEX["viseme_" + v] for v in VISEMES]
 
 # Scale of the geometric part of the latent: pose, cam, gaze, blink.
 SCALE = np.float32([.3, .3, .3, .15, .08, .08, .3, .3, .5, .5])
-COMPONENTS = 22
-LATENT = len(SCALE) + COMPONENTS
-POSE, CAM, GAZE, LIDS, FACE = slice(0, 3), slice(3, 6), slice(6, 8), slice(8, 10), slice(10, LATENT)
+LATENT = FACE.stop
+COMPONENTS = LATENT - FACE.start
 
 
 @dataclass(frozen=True)

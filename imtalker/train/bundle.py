@@ -10,9 +10,9 @@ from pathlib import Path
 from ..errors import InputError
 from ..files import complete, readable
 from ..models.generator import Generator
+from ..models.latent import FACE
 from ..models.renderer import Renderer, RendererConfig
 from ..options import GUIDANCE, OptionParser
-from ..synth.motion import FACE
 from ..weights import PARTS, Model, ModelConfig, load_model, save_model, stored_tensors, stored_type
 from .audio import load as load_audio_encoder
 from .audio import readout_path

@@ -31,12 +31,9 @@ from ..flow import interpolate, target_velocity
 from ..media import load_audio
 from ..models.audio import MelEncoder
 from ..models.generator import CONTROLS, Generator, GeneratorConfig
+from ..models.latent import CAM, FACE, GAZE, POSE
 from ..options import MINUTES, POSITIVE, SEED, SHARE, OptionParser, count_to, option, take_fields
 from ..synth.motion import (
-    CAM,
-    FACE,
-    GAZE,
-    POSE,
     SCALE,
     expression_basis,
     latent,

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..devices import multiplies_bfloat16
 from ..evaluate.observer import Observer, as_pictures, cut_patches, load_observer, observe
 from ..face import Reader, default_reader, no_crop
 from ..face.reader import look_closer, turn_between
@@ -55,7 +56,7 @@ def train(data: Path, out: Path, steps: int = 3000, seed: int = 0, say=print) ->
     torch.manual_seed(seed)
     heads, rng, reader = Heads(data), np.random.default_rng(seed), default_reader()
     seen = [torch.cat(column) for column in zip(*(examples(heads, rng, reader) for _ in range(COPIES)))]
-    observer = Observer()
+    observer, halves = Observer(), multiplies_bfloat16()  # other CPUs take many times as long for it
     optimiser = torch.optim.AdamW(observer.parameters(), weight_decay=0.02)
     loss_sum = 0.0
     for step in range(steps):
@@ -64,7 +65,7 @@ def train(data: Path, out: Path, steps: int = 3000, seed: int = 0, say=print) ->
         patches, marks, truth = (column[chosen] for column in seen)
         if step % 2:
             patches, marks, truth = mirrored(patches, marks, truth)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=halves):
             error = (observer(patches.float() / 255, marks) - truth) / SCALE
         looking = 1 - truth[:, 5:7].amax(1, keepdim=True)  # closed eyes look nowhere
         weight = torch.ones_like(error)
