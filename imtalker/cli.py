@@ -1,4 +1,4 @@
-"""The command line: `imtalker COMMAND`, the only reader of options.
+"""The command line: `imtalker COMMAND` and its options; each training of `imtalker train` reads its own.
 
 Exit status: 0 done; 2 the input was wrong (one line on stderr); 1 a fault of ours; 130 interrupted. Standard output
 carries results only. What is heavy (torch, the networks) is imported by the command that needs it, so that --help
@@ -426,7 +426,7 @@ def _add_making(command: OptionParser):
 
 def _add_model(command: OptionParser) -> None:
     command.add_argument(
-        "--model", default="mini", metavar="NAME|DIR", help="mini (bundled), or a folder (default: mini)"
+        "--model", default="mini", metavar="NAME|DIR", help="mini, base (once fetched), or a folder (default: mini)"
     )
     command.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or mps (default: auto)")
     command.add_argument(

@@ -60,7 +60,8 @@ class _Track(MediaStreamTrack):
     def __init__(self, kind: str):
         self.kind = kind  # before super().__init__, as aiortc wants it
         super().__init__()
-        self._frames: deque[tuple[float, av.frame.Frame]] = deque(maxlen=int(LATE * 2 * FPS))
+        each = SAMPLES_PER_FRAME // CHUNK if kind == "audio" else 1  # of a 25th of a second
+        self._frames: deque[tuple[float, av.frame.Frame]] = deque(maxlen=int(LATE * FPS) * each)
         self._filled = asyncio.Event()
 
     def put(self, at: float, frame: av.frame.Frame) -> None:
