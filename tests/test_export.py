@@ -38,7 +38,7 @@ def looking_model(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["tiny_model", "published_model", "looking_model"])
+@pytest.mark.parametrize("kind", ["published_model", "looking_model"])
 def test_a_frame_made_by_onnx_runtime_is_ours(kind, request, tmp_path, capsys):
     onnxruntime, folder = pytest.importorskip("onnxruntime"), request.getfixturevalue(kind)
     assert main(["models", "export", str(tmp_path / "graphs"), "--model", str(folder), "--json"]) == 0

@@ -95,13 +95,14 @@ def check_finite(loss: Tensor, step: int) -> None:
                          "the checkpoint before is kept")
 
 
-def descend(loss: Tensor, network: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> None:
-    """One step of an optimiser down a loss, along a gradient of which `network` has no more than 1. Raises InputError
-    where either is not finite; weights are then as before."""
+def descend(loss: Tensor, network: nn.Module, optimiser: torch.optim.Optimizer, step: int,
+            steepest: float = 1.0) -> None:
+    """One step of an optimiser down a loss, along a gradient of which `network` has no more than `steepest`. Raises
+    InputError where either is not finite; weights are then as before."""
     check_finite(loss, step)
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
-    check_finite(nn.utils.clip_grad_norm_(network.parameters(), 1.0), step)
+    check_finite(nn.utils.clip_grad_norm_(network.parameters(), steepest), step)
     optimiser.step()
 
 
@@ -144,7 +145,7 @@ def sheet(rows: list[list[Tensor]], path: Path) -> None:
 class Budget:
     """What a run may take: steps or, if that is over sooner, minutes."""
 
-    def __init__(self, steps: int, minutes: float | None):
+    def __init__(self, steps: float, minutes: float | None):
         self.steps, self.seconds = steps, 60 * minutes if minutes else math.inf
         self.begun = time.monotonic()
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -17,7 +17,7 @@ from ..face.reader import load_reader, turn_between
 from ..files import complete
 from ..models.reader import MIRROR, FaceReader, Reading
 from ..options import MINUTES, SEED, OptionParser, count_to
-from .loop import prepare
+from .loop import Average, Budget, descend, prepare, saving
 from .reader_data import Heads, Sample
 from .reader_faces import face
 from .reader_negatives import no_face
@@ -36,11 +36,10 @@ def train_reader(
     batch: int = 32,
     rate: float = 2e-3,
     seed: int = 0,
-    save_every: float = 3.0,
     most: int | None = None,
     say=print,
 ) -> FaceReader:
-    """Train for `minutes` on the identities of `data`; write float16 weights to `out`, also every `save_every` minutes.
+    """Train for `minutes` on the identities of `data`; write float16 weights to `out`, also now and then meanwhile.
 
     data: a folder written by `imtalker synth`. start: weights to go on from. most: use only so many identities.
     The learning rate rises for a twentieth of the time, then falls to zero along a cosine; late weights are averaged.
@@ -56,39 +55,25 @@ def train_reader(
     else:
         _fit_geometry(model, heads, rng, seconds=0.04 * minutes * 60)
     model = model.to(memory_format=torch.channels_last).train()
-    average = {k: v.clone() for k, v in model.state_dict().items()}
+    average = Average(model, 0.998)
     optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=1e-3)
-    begun, saved, step, total = time.monotonic(), time.monotonic(), 0, minutes * 60
-    sums: dict[str, float] = {}
-    for samples in _batches(heads, batch, rng):
-        done = (time.monotonic() - begun) / total
-        if done >= 1:
-            break
-        for group in optimiser.param_groups:
-            group["lr"] = rate * min(1.0, done * 20 + 0.02) * (0.5 + 0.5 * np.cos(np.pi * done))
-        losses = reader_losses(model(images(samples), hints(samples, rng)), samples)
-        optimiser.zero_grad()
-        sum(losses.values()).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-        optimiser.step()
-        keep = min(0.998, (step + 1) / (step + 20))
-        for name, value in model.state_dict().items():
-            if value.is_floating_point():
-                average[name].lerp_(value, 1 - keep)
-            else:
-                average[name].copy_(value)
-        for name, value in losses.items():
-            sums[name] = sums.get(name, 0.0) + value.item()
-        step += 1
-        if step % 50 == 0:
-            say(f"{step:6d} {100 * done:5.1f} %  " + "  ".join(f"{k} {v / 50:.4f}" for k, v in sums.items()))
-            sums = {}
-        if time.monotonic() - saved > save_every * 60:
-            saved = time.monotonic()
-            save_reader(average, out)
-    save_reader(average, out)
-    model.load_state_dict(average)
-    return model.eval()
+    budget, step, sums = Budget(math.inf, minutes), 0, {}
+    with saving(lambda: save_reader(average.network.state_dict(), out)) as now_and_then:
+        while (done := budget.done(step)) < 1:
+            for group in optimiser.param_groups:
+                group["lr"] = rate * min(1.0, done * 20 + 0.02) * (0.5 + 0.5 * np.cos(np.pi * done))
+            samples = [draw(heads, rng) for _ in range(batch)]
+            losses = reader_losses(model(images(samples), hints(samples, rng)), samples)
+            descend(sum(losses.values()), model, optimiser, step, steepest=5.0)
+            average.update(model, step)
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + value.item()
+            step += 1
+            if step % 50 == 0:
+                say(f"{step:6d} {100 * done:5.1f} %  " + "  ".join(f"{k} {v / 50:.4f}" for k, v in sums.items()))
+                sums = {}
+            now_and_then()
+    return average.network
 
 
 def _fit_geometry(model: FaceReader, heads: Heads, rng: np.random.Generator, seconds: float) -> None:
@@ -112,11 +97,6 @@ def _fit_geometry(model: FaceReader, heads: Heads, rng: np.random.Generator, sec
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-
-
-def _batches(heads: Heads, batch: int, rng: np.random.Generator) -> Iterator[list[Sample]]:
-    while True:
-        yield [draw(heads, rng) for _ in range(batch)]
 
 
 def draw(heads: Heads, rng: np.random.Generator, faces: float = 0.78) -> Sample:

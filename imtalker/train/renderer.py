@@ -331,6 +331,8 @@ class RendererTrainer:
 
     def load(self, state: dict) -> None:
         self.step = state["step"]
+        self.rng.manual_seed(self.options.seed + self.step)  # not what was drawn before once more
+        self.dice.seed(self.options.seed + self.step)
         self.renderer.load_state_dict(state["renderer"])
         self.average.network.load_state_dict(state["average"])
         self.parts.load_state_dict(state["parts"])
