@@ -235,7 +235,7 @@ class Pump:
         """Get the next frames' motion, of sound if there is some, idle if there was none for a while."""
         with self._lock:
             heard = list(self._take_heard())
-            ended, quiet = self._ended, now >= self._heard_at + PATIENCE
+            ended, quiet = self._ended, not self._heard and now >= self._heard_at + PATIENCE
             begun_at = self._begun_at
             if heard:
                 self._begun_at = None

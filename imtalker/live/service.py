@@ -138,9 +138,7 @@ class Service:
         """Let go of what nobody wants any more."""
         while True:
             limits = self.limits
-            await asyncio.sleep(
-                min(HOUSEKEEPING, limits.keep_seconds, limits.silent_seconds, limits.blind_seconds)
-            )
+            await asyncio.sleep(min(HOUSEKEEPING, limits.keep_seconds, limits.silent_seconds, limits.blind_seconds))
             self.sources.expire(conversation.hello.source for conversation in self.conversations.values())
             self.jobs.expire()
             now = time.monotonic()

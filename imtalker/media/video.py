@@ -306,7 +306,7 @@ class VideoWriter:
             video = self._container.add_stream("libx264", rate=self.fps)
         video.width, video.height = width + width % 2, height + height % 2
         video.pix_fmt = "yuv420p"
-        video.options = X264
+        video.options = dict(X264)
         context = video.codec_context
         context.time_base = 1 / self.fps
         context.color_primaries = context.color_trc = context.colorspace = 1  # BT.709
