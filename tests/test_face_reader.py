@@ -8,7 +8,7 @@ from test_face_detect import HEADS, head
 
 from imtalker.bundled import ASSETS
 from imtalker.errors import InputError
-from imtalker.face import crop_from_landmarks, read_controls
+from imtalker.face import crop_from_landmarks, read_curves
 from imtalker.face.reader import camera, default_reader, load_reader
 from imtalker.models.reader import MIRROR, PARTS, POINTS, FaceReader
 
@@ -66,7 +66,7 @@ def test_a_face_and_not_a_face(reading):
     assert len(default_reader()(np.zeros((0, 128, 128, 3), np.uint8))) == 0
 
 
-def test_controls_follow_the_head():
+def test_curves_follow_the_head():
     """A head that wanders and grows: camera numbers say by how much; lost frames are bridged."""
     picture, empty = head(1), np.full((256, 256, 3), 128, np.uint8)
     crop = crop_from_landmarks(HEADS["landmarks"][1] * 256, 256, 256)
@@ -75,14 +75,14 @@ def test_controls_follow_the_head():
         matrix = np.float32([[1 + 0.01 * t, 0, 2 * t - 1.28 * t], [0, 1 + 0.01 * t, -1.28 * t]])
         frames.append(cv2.warpAffine(picture, matrix, (256, 256), borderMode=cv2.BORDER_REPLICATE))
     frames[5] = empty
-    controls = read_controls(iter(frames), crop)
-    assert len(controls) == 12 and controls.pose.shape == controls.cam.shape == (12, 3)
-    grown, right = controls.cam[-2, 0] - controls.cam[1, 0], controls.cam[-2, 1] - controls.cam[1, 1]
+    curves = read_curves(iter(frames), crop)
+    assert len(curves) == 12 and curves.pose.shape == curves.cam.shape == (12, 3)
+    grown, right = curves.cam[-2, 0] - curves.cam[1, 0], curves.cam[-2, 1] - curves.cam[1, 1]
     assert grown == pytest.approx(np.log(1.10 / 1.01), abs=0.04)
     assert right == pytest.approx(9 * 2 / crop.side, abs=0.03)
-    assert abs(controls.pose[5] - controls.pose[7]).max() < 0.2
+    assert abs(curves.pose[5] - curves.pose[7]).max() < 0.2
     with pytest.raises(InputError, match="no face"):
-        read_controls([empty] * 3, crop)
+        read_curves([empty] * 3, crop)
 
 
 def test_camera_of_the_nominal_face_is_zero():

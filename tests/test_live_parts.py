@@ -578,7 +578,7 @@ def test_an_utterance_that_is_stopped_says_nothing_more(pump):
 def test_mini_speaks_over_a_websocket():
     """The bundled sentence: its own sound comes back with a face whose mouth it opens."""
     from imtalker import IMTalker
-    from imtalker.face import no_crop, read_controls
+    from imtalker.face import no_crop, read_curves
     from imtalker.live.load import SPEECH
     from imtalker.media import load_audio
 
@@ -593,5 +593,5 @@ def test_mini_speaks_over_a_websocket():
     talking = [viewer.pictures[k] for k in range(said - 50, said) if k in viewer.pictures]
     assert len(talking) >= 5 and talking[0].shape == (256, 256, 3)
     silent = [picture for k, picture in viewer.pictures.items() if k < said - 50 or k > said + 10]
-    opening = lambda pictures: read_controls(pictures, no_crop(256, 256)).mouth
+    opening = lambda pictures: read_curves(pictures, no_crop(256, 256)).mouth
     assert opening(talking).max() > 2 * opening(silent).max() > 0

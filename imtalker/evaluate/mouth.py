@@ -17,7 +17,7 @@ import numpy as np
 
 from ..bundled import ASSETS
 from ..errors import InputError
-from ..face import driving_crop, read_controls
+from ..face import driving_crop, read_curves
 from ..media import FPS, SAMPLE_RATE, VideoReader, load_audio, loudness
 from ..options import OptionParser, count_to
 
@@ -87,11 +87,11 @@ def measure_video(path: str | Path, speech: Speech | None = None) -> dict[str, f
     Raises InputError when the video has no face or no sound.
     """
     video = VideoReader(path)
-    controls = read_controls(video, driving_crop(video))
-    return {**against_loudness(controls.mouth, load_audio(path)),
-            **(against_phones(controls.mouth, speech) if speech else {}),
-            "blinks_per_minute": blinks_per_minute(controls.blink.mean(1)),
-            "head_jitter_deg": jitter(np.degrees(controls.pose))}
+    curves = read_curves(video, driving_crop(video))
+    return {**against_loudness(curves.mouth, load_audio(path)),
+            **(against_phones(curves.mouth, speech) if speech else {}),
+            "blinks_per_minute": blinks_per_minute(curves.blink.mean(1)),
+            "head_jitter_deg": jitter(np.degrees(curves.pose))}
 
 
 def measure_model(talker: IMTalker, source: Source, speech: Speech) -> dict[str, float]:

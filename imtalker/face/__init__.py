@@ -2,11 +2,11 @@
 
 from imtalker.face.crop import Crop, crop_from_landmarks, no_crop
 from imtalker.face.detect import Face, find_faces
-from imtalker.face.reader import Controls, Reader, Reading, default_reader, read_controls
+from imtalker.face.reader import Curves, Reader, Reading, default_reader, read_curves
 from imtalker.face.select import driving_crop, source_crop
 
 __all__ = [
-    "Controls",
+    "Curves",
     "Crop",
     "Face",
     "Reader",
@@ -16,6 +16,6 @@ __all__ = [
     "driving_crop",
     "find_faces",
     "no_crop",
-    "read_controls",
+    "read_curves",
     "source_crop",
 ]

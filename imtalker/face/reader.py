@@ -96,8 +96,8 @@ def default_reader() -> Reader:
 
 
 @dataclass(frozen=True)
-class Controls:
-    """Motion read from a driving video, one row a frame, float32; conventions of `synth.motion.Motion`."""
+class Curves:
+    """What a face did in a video, one row a frame, float32; conventions of `synth.motion.Motion`."""
 
     pose: np.ndarray  # (T, 3) rotation vector, radians
     cam: np.ndarray  # (T, 3) log head scale against nominal framing; x, y of the head from the crop centre, crop widths
@@ -109,7 +109,7 @@ class Controls:
         return len(self.mouth)
 
 
-def read_controls(frames: Iterable[np.ndarray], crop: Crop, reader: Reader | None = None) -> Controls:
+def read_curves(frames: Iterable[np.ndarray], crop: Crop, reader: Reader | None = None) -> Curves:
     """Pose, camera, gaze, lids and mouth of the face in `crop` over a clip.
 
     frames: (height, width, 3) uint8 RGB at 25 frames a second; crop: the clip's one, from `driving_crop`. While the
@@ -145,7 +145,7 @@ def read_controls(frames: Iterable[np.ndarray], crop: Crop, reader: Reader | Non
         for column in columns
     ]
     pose, cam, gaze, blink, mouth = (x.astype(np.float32) for x in filled)
-    return Controls(_smooth(pose), _smooth(cam), gaze, blink, mouth)
+    return Curves(_smooth(pose), _smooth(cam), gaze, blink, mouth)
 
 
 def look_closer(frames: list[np.ndarray] | np.ndarray, crop: Crop, reader: Reader) -> Reading:

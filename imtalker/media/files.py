@@ -16,7 +16,7 @@ from ..errors import InputError
 
 log = logging.getLogger("imtalker.media")
 
-Source = Union[str, "os.PathLike[str]", bytes]  # a path, or the bytes of a whole file
+MediaSource = Union[str, "os.PathLike[str]", bytes]  # a path, or the bytes of a whole file
 
 # A hole in the timestamps longer than this is a damaged file and not a pause: filling it would never end.
 MAX_GAP_SECONDS = 600
@@ -25,12 +25,12 @@ MAX_GAP_SECONDS = 600
 _PLAYLISTS = {"hls", "concat", "dash", "sdp", "rtsp", "imf"}
 
 
-def name_of(source: Source) -> str:
+def name_of(source: MediaSource) -> str:
     """How a message calls the source: its quoted name, always on one line."""
     return "the given bytes" if isinstance(source, (bytes, bytearray, memoryview)) else repr(os.fspath(source))
 
 
-def check_readable(source: Source, expected: str) -> None:
+def check_readable(source: MediaSource, expected: str) -> None:
     """Raise InputError unless `source` is a readable, non-empty regular file (or non-empty bytes).
 
     `expected` says what it should be, for the message: "a picture such as a PNG or JPEG".
@@ -65,7 +65,7 @@ def check_readable(source: Source, expected: str) -> None:
         raise InputError(f"{name} cannot be read ({reason}), expected {expected}: check its permissions") from None
 
 
-def open_media(source: Source, expected: str) -> av.container.InputContainer:
+def open_media(source: MediaSource, expected: str) -> av.container.InputContainer:
     """Open a sound or video file for reading; the caller closes it. Raises InputError if FFmpeg cannot read it."""
     check_readable(source, expected)
     # "file:" keeps names such as "part 1: hello.mp4" from being taken for an address.
@@ -97,7 +97,7 @@ def best_stream(container: av.container.InputContainer, kind: str) -> av.stream.
     return stream
 
 
-def time_zero(source: Source, container: av.container.InputContainer) -> Fraction:
+def time_zero(source: MediaSource, container: av.container.InputContainer) -> Fraction:
     """When the file's playback starts, in seconds of its own timestamps. `container` is `source`, opened.
 
     It is the start of the earlier of sound and picture. Sound and picture readers both count from it, so that a track
@@ -111,7 +111,7 @@ def time_zero(source: Source, container: av.container.InputContainer) -> Fractio
     return max(Fraction(0), min(starts.values(), default=Fraction(0)))
 
 
-def _first_timestamps(source: Source) -> dict[int, Fraction]:
+def _first_timestamps(source: MediaSource) -> dict[int, Fraction]:
     """Seconds of the first packet of each track, for containers that do not declare it (Matroska, WebM)."""
     starts: dict[int, Fraction] = {}
     with open_media(source, "sound or video") as container:
@@ -127,7 +127,9 @@ def _first_timestamps(source: Source) -> dict[int, Fraction]:
     return starts
 
 
-def declared_end(source: Source, container: av.container.InputContainer, stream: av.stream.Stream) -> Fraction | None:
+def declared_end(
+    source: MediaSource, container: av.container.InputContainer, stream: av.stream.Stream
+) -> Fraction | None:
     """Seconds from time zero to the end of the stream, as the file declares it, or None."""
     zero = time_zero(source, container)
     if not stream.duration:

@@ -19,7 +19,7 @@ from ..files import check_writable, complete
 from .audio import AudioInput, AudioSource
 from .files import (
     MAX_GAP_SECONDS,
-    Source,
+    MediaSource,
     best_stream,
     declared_end,
     decode,
@@ -66,7 +66,7 @@ class VideoReader:
     it does not say. has_audio: whether there is sound in it.
     """
 
-    def __init__(self, source: Source, fps: int | float | Fraction = FPS):
+    def __init__(self, source: MediaSource, fps: int | float | Fraction = FPS):
         self.source = source
         self.fps = as_rate(fps)
         self._name = name_of(source)

@@ -34,7 +34,7 @@ class FaceReaderConfig:
     hidden: int = 128
 
 
-class Reading(NamedTuple):
+class Prediction(NamedTuple):
     """What the network says of B crops."""
 
     landmarks: Tensor  # (B, 68, 2) crop fractions
@@ -117,14 +117,14 @@ class FaceReader(nn.Module):
         looks = [self.eye(fine, at[:, a:b]) for a, b in EYES] + [self.lips(fine, at[:, MOUTH[0] : MOUTH[1]])]
         return Observation(landmarks, heat, merged, sixteen, torch.cat([sixteen.mean((2, 3)), *looks], 1))
 
-    def forward(self, x: Tensor, hint: Tensor | None = None) -> Reading:
+    def forward(self, x: Tensor, hint: Tensor | None = None) -> Prediction:
         seen = self.observe(x, hint)
         state = self.state_of(seen.landmarks.detach()) + self.correction(seen.evidence)
         peaks = seen.heat.exp().flatten(2).amax(-1)
         whole, looks = seen.evidence.split([seen.coarse.shape[1], 3 * self.config.look], 1)
         judged = self.judge(torch.cat([whole, seen.coarse.amax((2, 3)), peaks, looks], 1))
         parts = self.segment(seen.merged)
-        return Reading(
+        return Prediction(
             seen.landmarks, state[:, :3], state[:, 3:5], state[:, 5:7], state[:, 7], judged[:, 0], parts, seen.heat
         )
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..face.reader import load_reader, turn_between
 from ..files import complete
-from ..models.reader import MIRROR, FaceReader, Reading
+from ..models.reader import MIRROR, FaceReader, Prediction
 from ..options import MINUTES, SEED, OptionParser, count_to
 from .loop import Average, Budget, descend, prepare, saving
 from .reader_data import Heads, Sample
@@ -132,7 +132,7 @@ def save_reader(state: dict[str, Tensor], path: Path) -> None:
         save_file(tensors, unfinished)
 
 
-def reader_losses(reading: Reading, samples: list[Sample]) -> dict[str, Tensor]:
+def reader_losses(reading: Prediction, samples: list[Sample]) -> dict[str, Tensor]:
     """Weighted losses, each a scalar; their sum is to be minimised."""
     opinion = torch.tensor([s.framed is not None for s in samples])
     framed = torch.tensor([s.framed or 0.0 for s in samples])

@@ -29,7 +29,7 @@ class Sample:
     image: np.ndarray  # (128, 128, 3) uint8
     framed: float | None  # 1 a framed face, 0 none
     landmarks: np.ndarray | None = None  # (68, 2) fractions; None for what is not a face
-    pose: np.ndarray | None = None  # (3,) as in models.reader.Reading
+    pose: np.ndarray | None = None  # (3,) as in models.reader.Prediction
     gaze: np.ndarray | None = None  # (2,)
     blink: np.ndarray | None = None  # (2,)
     mouth: float = 0.0
