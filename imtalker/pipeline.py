@@ -234,7 +234,7 @@ class IMTalker:
         lips at the price of their delay. The others as for `animate`. A whole file through a session gives the frames
         of `animate` with the same windows. Raises InputError for numbers that make no sense.
         """
-        sampling = self._sampling(nfe, guidance_scale, seed, windows, look_ahead)
+        sampling = self._sampling(nfe, guidance_scale, seed, windows)
         return Session(self, source, look_ahead=look_ahead, **sampling)
 
     def motion_stream(self, source: Source, features: Tensor | None = None, **options) -> MotionStream:
@@ -243,12 +243,7 @@ class IMTalker:
         return MotionStream(sound, self.generator, source.features.motion, **options)
 
     def _sampling(
-        self,
-        nfe: int | None,
-        guidance_scale: float | None,
-        seed: int,
-        windows: Sequence[int] | None,
-        look_ahead: int = 0,
+        self, nfe: int | None, guidance_scale: float | None, seed: int, windows: Sequence[int] | None
     ) -> dict:
         """Options of the sampler, the model's own where None is given. Raises InputError for what makes no sense."""
         nfe = self.config.nfe if nfe is None else nfe
@@ -259,7 +254,7 @@ class IMTalker:
             raise InputError(f"guidance_scale={scale!r}: a finite number expected")
         if not isinstance(seed, Integral) or not 0 <= seed < 2**63:
             raise InputError(f"seed={seed!r}: a whole number from 0 to 2**63 - 1 expected")
-        plan(windows, look_ahead, self.generator.config.window)
+        plan(windows, 0, self.generator.config.window)
         return {"nfe": nfe, "guidance_scale": scale, "seed": seed, "windows": windows}
 
     def _hear(self, audio: AudioInput) -> Tensor:

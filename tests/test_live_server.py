@@ -262,6 +262,7 @@ def test_jobs_wait_in_turn_are_cancelled_refused_and_expire(files):
         status, headers, told = server.post("/v1/animate", upload, {"crop": "0"})
         assert status == 503 and headers["retry-after"] and "3 clips" in told["error"]
         assert server.ask("GET", f"/v1/jobs/{jobs[2]['id']}")[2]["state"] == "waiting"
+        assert "imtalker_jobs_waiting 2.0" in server.ask("GET", "/metrics")[2].decode()  # the first one is being made
         for job in (jobs[0], jobs[2]):  # a running one and a waiting one
             assert server.ask("DELETE", f"/v1/jobs/{job['id']}")[0] == 204
         assert finished(server, jobs[1])["state"] == "done"

@@ -185,6 +185,7 @@ class Jobs:
         self._jobs: dict[str, Job] = {}
         self._coming = 0  # being uploaded
         self._added = asyncio.Event()
+        metrics.queue.set_function(lambda: sum(job.state == "waiting" for job in list(self._jobs.values())))
 
     @contextmanager
     def room(self) -> Iterator[None]:
@@ -205,7 +206,6 @@ class Jobs:
     def add(self, job: Job) -> Job:
         self._jobs[job.id] = job
         self._added.set()
-        self._count()
         return job
 
     def get(self, name: str) -> Job:
@@ -220,7 +220,6 @@ class Jobs:
         if job.state == "waiting":
             self._metrics.jobs.labels("cancelled").inc()
         job.cancel()
-        self._count()
         if job.ended is not None:
             shutil.rmtree(job.folder, ignore_errors=True)
 
@@ -242,9 +241,6 @@ class Jobs:
             self._metrics.jobs.labels(job.state).inc()
             if job.id not in self._jobs:  # dropped meanwhile
                 shutil.rmtree(job.folder, ignore_errors=True)
-
-    def _count(self) -> None:
-        self._metrics.queue.set(sum(job.state == "waiting" for job in self._jobs.values()))
 
     def __len__(self) -> int:
         return len(self._jobs)
