@@ -14,10 +14,11 @@ import sys
 import time
 from pathlib import Path
 
+from . import __version__
 from .bundled import ASSETS
 from .errors import InputError
 from .files import check_writable
-from .memory import peak_memory
+from .memory import keep_freed_memory, peak_memory
 
 BAR_DELAY = 2.0  # seconds that something may take before a progress bar appears
 
@@ -62,7 +63,6 @@ def _output(given: str | None, *inputs: Path) -> Path:
 
 
 def _talker(args):
-    from .memory import keep_freed_memory
     from .pipeline import IMTalker
 
     talker = IMTalker.from_pretrained(args.model, device=args.device, precision=args.precision)
@@ -299,7 +299,20 @@ def evaluate(args):
                 progress=bar.update,
             )
         )
-    report = Report(f"{args.model}: {args.people} people, {args.seconds:g} s each", results, networks.missing)
+    model = talkers[MODEL]
+    settings = {
+        "model": args.model,
+        "people": args.people,
+        "seconds": args.seconds,
+        "nfe": model.config.nfe if args.nfe is None else args.nfe,
+        "guidance_scale": model.config.guidance_scale if args.guidance is None else args.guidance,
+        "others": args.others,
+        "device": str(model.device),
+        "precision": model.precision,
+        **{name: _text(getattr(args, name)) for name in ("pack", "corpus", "reader", "observer", "weights")},
+        "version": __version__,
+    }
+    report = Report(settings, results, networks.missing)
     if args.json:
         print(report.json())
     elif not args.quiet:
@@ -377,4 +390,5 @@ def synth(args):
 
 def train(args):
     training = importlib.import_module(f".train.{args.network}", __package__)
+    keep_freed_memory()  # nearly half of a step on a CPU goes into clearing pages otherwise
     training.main([option for option in args.options if option != "--debug"])

@@ -27,7 +27,7 @@ from . import weights
 from .controls import read_control
 from .devices import PRECISIONS, choose_device, choose_precision, painting_type
 from .errors import InputError
-from .face import Crop, driving_crop, no_crop, source_crop
+from .face import Crop, default_reader, driving_crop, no_crop, source_crop
 from .media import (
     FPS,
     SAMPLE_RATE,
@@ -44,10 +44,12 @@ from .media.picture import PictureSource
 from .media.video import as_rate
 from .memory import give_back_freed_memory
 from .models.audio import FeatureStream, KnownFeatures, MelEncoder
+from .models.latent import GAZE
 from .models.prepared import prepare
 from .models.renderer import SourceFeatures, map_tensors
 from .session import WINDOWS, Session
 from .stream import MotionStream, held, plan
+from .timing import retime, retimed_count, steadied
 from .workers import Workers
 
 log = logging.getLogger("imtalker.pipeline")
@@ -131,9 +133,22 @@ class IMTalker:
         where = source_crop(pixels, face, name) if crop else no_crop(*pixels.shape[:2])
         square = where.apply(pixels, self.renderer.config.size)
         with torch.inference_mode(), self._autocast():
-            features = self.renderer.encode_source(self._tensor(square[None]))
+            features = self.renderer.encode_source(self._tensor(square[None]), self._source_motion(square))
         give_back_freed_memory()  # a picture needs more than frames do
         return Source(features, where, square, pixels if whole else None)
+
+    def _source_motion(self, square: np.ndarray) -> Tensor | None:
+        """The motion latent (1, 32) of a picture, uint8 (S, S, 3); None: as the renderer reads it.
+
+        Where eyes look from is what they are turned from. A small picture hardly tells, so two who read it are asked.
+        """
+        unit = self.renderer.config.eyes
+        if not unit:
+            return None
+        motion = self.renderer.encode_motion(self._tensor(square[None]))
+        seen = torch.from_numpy(default_reader()(square[None]).gaze).to(motion) / unit
+        motion[:, GAZE] = (motion[:, GAZE] + seen) / 2
+        return motion
 
     # -------------------------------------------------------------------------------------------------------- driving
 
@@ -271,7 +286,8 @@ class IMTalker:
             with torch.inference_mode(), self._autocast():
                 return self.renderer.encode_motion(self._tensor(np.stack(batch))).float()
 
-        return self.workers.map(read, iter(lambda: list(islice(frames, self._batch)), []))
+        batches = iter(lambda: list(islice(frames, self._batch)), [])
+        return steadied(self.workers.map(read, batches), self.config.steadying)
 
     # ------------------------------------------------------------------------------------------------------ rendering
 
@@ -402,41 +418,3 @@ def to_pixels(frames: Tensor) -> np.ndarray:
     """Frames (n, 3, S, S) in [0, 1] -> uint8 (n, S, S, 3)."""
     pixels = frames.float().mul(255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
     return pixels.contiguous().cpu().numpy()
-
-
-def retimed_count(frames: int, fps: Fraction) -> int:
-    """Frames at `fps` that cover `frames` frames at 25 a second."""
-    return math.ceil(frames * fps / FPS)
-
-
-def retime(portions: Iterable[Tensor], fps: Fraction) -> Iterator[Tensor]:
-    """Motion latents at 25 a second -> at `fps`, by linear interpolation; both in portions (n, 32). The last is held.
-
-    Frame k of the result is shown from k / fps on and frame i of the input from i / 25 on, so nothing moves in time.
-    """
-    if fps == FPS:
-        yield from portions
-        return
-    step = FPS / fps  # input frames per output frame
-    made = first = 0  # output frames so far; number of the first input frame that is still held
-    held: Tensor | None = None
-    for portion in portions:
-        held = portion if held is None else torch.cat([held, portion])
-        last = first + len(held) - 1
-        count = math.floor(last / step) + 1 - made
-        if count > 0:
-            yield _between(held, [(made + k) * step - first for k in range(count)])
-            made += count
-        held, first = held[-1:], last
-    if held is not None:
-        rest = retimed_count(first + 1, fps) - made
-        if rest > 0:
-            yield held.expand(rest, -1)
-
-
-def _between(motion: Tensor, places: list[Fraction]) -> Tensor:
-    """Rows of `motion` (n, 32) at fractional places 0..n-1."""
-    before = [math.floor(place) for place in places]
-    after = [math.ceil(place) for place in places]
-    share = torch.tensor([float(place % 1) for place in places], device=motion.device)[:, None]
-    return motion[before].lerp(motion[after], share)

@@ -52,6 +52,7 @@ class ModelConfig:
     nfe: int = 10                 # how the model is best sampled
     guidance_scale: float = 2.0
     expression: tuple[int, int] = (0, 32)  # first to before last number of the motion latent that holds the expression
+    steadying: float = 0.0        # frames over which a head that is read off a video is averaged, see `timing.steadied`
 
     def __post_init__(self):
         if self.nfe < 1 or not math.isfinite(self.guidance_scale):
@@ -61,6 +62,8 @@ class ModelConfig:
         places = self.expression
         if len(places) != 2 or not 0 <= places[0] < places[1] <= self.renderer.motion_dim:
             raise ValueError(f"expression is {places}; a first and a last number of the motion latent are expected")
+        if not 0 <= self.steadying <= 10:
+            raise ValueError(f"steadying is {self.steadying}; 0 to 10 frames are expected")
 
     fps = FPS                     # of the motion; the same for every model
     sample_rate = SAMPLE_RATE

@@ -97,7 +97,7 @@ class FakeSession:
 class FakeTalker:
     """seconds: that drawing one frame takes."""
 
-    name, device, config = "fake", "cpu", SimpleNamespace(size=SIZE)
+    name, device, config = "fake", "cpu", SimpleNamespace(size=SIZE, steadying=0.0)
 
     def __init__(self, seconds=0.0):
         self.seconds = seconds

@@ -150,12 +150,14 @@ def result(person: int, psnr: float, row: str = MODEL) -> Result:
 
 
 def test_the_report_tells_means_errors_and_what_is_missing(tmp_path):
-    report = Report("a <model>", [result(0, 20.0), result(1, 24.0)], {"lpips": "put lpips.pt into DIR"})
+    settings, missing = {"model": "a <model>", "people": 2, "seconds": 1}, {"lpips": "put lpips.pt into DIR"}
+    report = Report(settings, [result(0, 20.0), result(1, 24.0)], missing)
     assert report.rows[-2:] == [CEILING, FLOOR] and set(report.rows) == {CEILING, FLOOR, "other", MODEL}
     shown = report.text()
     assert "22.000 ± 2.000" in shown and "lpips: not measured: put lpips.pt into DIR" in shown
     told = json.loads(report.json())
     assert told["self_reenactment"]["psnr"] == 22 and told["standard_error"]["self_reenactment"]["psnr"] == 2
+    assert [clip["rows"]["model"]["psnr"] for clip in told["clips"]] == [20, 24] and told["settings"]["people"] == 2
     assert told["self_reenactment"]["lpips"] is None and told["not_measured"]["lpips"].startswith("put lpips.pt")
     assert told["compared"] == {"other": {"self_reenactment": {"psnr": 10, "lpips": None, "fid": None, "fvd": None}}}
     report.write_html(tmp_path / "report.html")
@@ -165,7 +167,7 @@ def test_the_report_tells_means_errors_and_what_is_missing(tmp_path):
 
 def test_one_person_has_no_spread():
     assert np.isnan(standard_error([3.0])) and standard_error([1.0, 3.0, float("nan")]) == 1
-    assert "±" not in Report("one", [result(0, 20.0)], {}).text()
+    assert "±" not in Report({}, [result(0, 20.0)], {}).text()
 
 
 @pytest.fixture

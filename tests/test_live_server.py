@@ -10,6 +10,7 @@ import sys
 import time
 
 import av
+import numpy as np
 import pytest
 from conftest import listen_to_ctrl_c, tone, write_wav
 from live_fake import FakeTalker, Running, Viewer, form, wait_until
@@ -19,7 +20,7 @@ from imtalker.cli import main
 from imtalker.live.guard import Guard
 from imtalker.live.server import serve
 from imtalker.live.service import Service
-from imtalker.media import VideoReader, load_audio
+from imtalker.media import VideoReader, load_audio, write_video
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +180,15 @@ def test_too_many_pixels(server):
     status, _, told = server.post("/v1/sources", {"source": ("large.png", file.getvalue())}, {"crop": "0"})
     assert status == 400 and "600 x 600" in told["error"]
     assert not left_behind(server)
+
+
+def test_too_many_pixels_of_a_driving_video(server, files, tmp_path):
+    write_video(tmp_path / "large.mp4", [np.zeros((600, 600, 3), np.uint8)] * 3, 25)
+    large = "large.mp4", (tmp_path / "large.mp4").read_bytes()
+    _, _, job = server.post("/v1/reenact", {"source": files["source"], "driving": large}, {"crop": "0"})
+    told = finished(server, job)["error"]
+    assert "600 x 600" in told and "0.3 megapixels" in told
+    server.ask("DELETE", f"/v1/jobs/{job['id']}")
 
 
 def stored(server):

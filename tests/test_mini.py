@@ -11,9 +11,10 @@ import imtalker
 from imtalker import IMTalker
 from imtalker.evaluate.mouth import SHUT, blinks_per_minute
 from imtalker.evaluate.observer import load_observer, observe
-from imtalker.face import default_reader
+from imtalker.face import default_reader, no_crop
 from imtalker.face.reader import load_reader
-from imtalker.media import load_audio
+from imtalker.media import VideoReader, load_audio
+from imtalker.models.latent import GAZE, HEAD
 
 ASSETS = Path(imtalker.__file__).parent / "assets"
 pytestmark = pytest.mark.slow
@@ -42,7 +43,7 @@ def test_speech_opens_the_mouth_and_lids_blink(talker):
     source = talker.encode_source(ASSETS / "sample.png")
     dark, lids = seen(talker.animate(source, ASSETS / "sample.wav"))
     shut, opened = np.percentile(dark, [5, 95])
-    assert opened - shut > 0.25  # 0.02 for a mouth that never opens
+    assert opened - shut > 0.2  # 0.02 for a mouth that never opens
     assert np.median(dark) < (shut + opened) / 2  # and it closes again
     assert 5 < blinks_per_minute(lids) < 60
 
@@ -67,6 +68,30 @@ def test_eyes_look_where_they_are_asked_to(talker):
     seen = observe(frames, default_reader(), load_observer())
     left, right = (np.median(seen.gaze[part][seen.blink[part].mean(1) < 0.3, 0]) for part in (slice(25), slice(25, 50)))
     assert left - right > np.radians(12)  # of 40; two before eyes were moved
+
+
+def test_two_readers_say_where_a_picture_looks(talker):
+    source = talker.encode_source(ASSETS / "sample.png")
+    picture = torch.from_numpy(source.picture).permute(2, 0, 1)[None] / 255
+    seen = [talker.renderer.encode_motion(picture)[0, GAZE].numpy() * talker.renderer.config.eyes,
+            default_reader()(source.picture[None]).gaze[0]]
+    assert np.abs(seen[0] - seen[1]).max() > 1e-3
+    used = source.features.motion[0, GAZE].numpy() * talker.renderer.config.eyes
+    assert np.allclose(used, np.mean(seen, 0), atol=1e-4)
+
+
+def test_a_copied_head_trembles_less_than_it_is_read(talker):
+    pictures = np.stack(list(VideoReader(ASSETS / "sample.mp4")))[:50]
+    source = talker.encode_source(ASSETS / "sample.png")
+    copied = talker.reenact(source, pictures, crop=False).motion
+    square = no_crop(*pictures.shape[1:3])
+    with torch.inference_mode():
+        read = torch.cat([talker.renderer.encode_motion(talker._tensor(square.apply(picture, 256)[None]))
+                          for picture in pictures]).numpy()
+    trembling = [np.abs(np.diff(motion[:, HEAD], 2, axis=0)).mean() for motion in (copied, read)]
+    assert trembling[0] < 0.6 * trembling[1]
+    assert np.abs(copied - read)[:, HEAD].max() < 0.1  # 2 degrees
+    assert np.allclose(copied[:, HEAD.stop:], read[:, HEAD.stop:], atol=1e-4)
 
 
 @pytest.mark.parametrize("windows", [(5,), (5, 5, 10, 15, 20, 25)])

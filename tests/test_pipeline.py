@@ -17,7 +17,6 @@ from imtalker.bench import child
 from imtalker.bundled import ASSETS
 from imtalker.devices import choose_device, choose_precision
 from imtalker.media import VideoReader, load_audio, load_picture
-from imtalker.pipeline import retime, retimed_count
 
 
 def frames_of(clip) -> np.ndarray:
@@ -210,16 +209,6 @@ def test_other_rates_keep_the_time(talker, source, speech, tmp_path, fps, frames
     assert len(clip) == frames == sum(1 for _ in clip) and len(clip.motion) == 33
     clip.save(tmp_path / "out.mp4")
     assert abs(float(VideoReader(tmp_path / "out.mp4").duration) - frames / float(fps)) < 0.01
-
-
-def test_retimed_motion_is_where_it_was():
-    line = torch.arange(100.0)[:, None].expand(-1, 32)
-    for fps in (Fraction(50), Fraction(30), Fraction(25), Fraction(10), Fraction(30000, 1001)):
-        for sizes in ([100], [1] * 100, [50, 50], [7, 60, 33]):
-            motion = torch.cat(list(retime(line.split(sizes), fps)))
-            places = np.minimum(np.arange(retimed_count(100, fps)) * 25 / float(fps), 99)
-            assert motion.shape == (len(places), 32) and np.allclose(motion[:, 0], places, atol=1e-4)
-    assert list(retime([], Fraction(30))) == []
 
 
 def test_devices_and_precisions(monkeypatch):

@@ -7,6 +7,7 @@ import io
 import json
 from math import isnan
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -25,10 +26,11 @@ figcaption,small{color:#64748b}"""
 
 
 class Report:
-    """What was measured, and on what. missing: reason by metric that could not be."""
+    """What was measured, and on what. settings: of the run, by name; those of a title are "model", "people" and
+    "seconds". missing: reason by metric that could not be."""
 
-    def __init__(self, title: str, results: list[Result], missing: dict[str, str]):
-        self.title, self.results, self.missing = title, results, missing
+    def __init__(self, settings: dict[str, Any], results: list[Result], missing: dict[str, str]):
+        self.settings, self.results, self.missing = settings, results, missing
         self.table, self.spread = averages(results), spreads(results)
         # The ceiling and the floor come last, after the models.
         self.rows = sorted(self.table, key=(CEILING, FLOOR).__contains__)
@@ -51,16 +53,18 @@ class Report:
         return "\n".join(line.rstrip() for line in lines[1:]).rstrip()
 
     def json(self) -> str:
-        """One object: the model's metrics by protocol; the same for the other rows, and standard errors; null where
-        nothing was measured, with reasons under "not_measured"."""
+        """One object: the model's metrics by protocol; the same for the other rows, and standard errors; all rows of
+        every clip; settings; null where nothing was measured, with reasons under "not_measured"."""
+        clips = [{"protocol": one.protocol, "person": one.person, "rows": one.metrics} for one in self.results]
         others = {row: self.table[row] for row in self.rows if row not in (MODEL, CEILING, FLOOR)}
         told = {**self.table[MODEL], "ceiling": self.table[CEILING], "floor": self.table[FLOOR], "compared": others,
-                "standard_error": self.spread[MODEL], "not_measured": self.missing}
+                "standard_error": self.spread[MODEL], "clips": clips, "settings": self.settings,
+                "not_measured": self.missing}
         return json.dumps(json.loads(json.dumps(told), parse_constant=lambda name: None))  # JSON knows no NaN
 
     def write_html(self, path: Path) -> None:
         """One file that needs nothing else."""
-        title = html.escape(self.title)
+        title = html.escape("{model}: {people} people, {seconds:g} s each".format(**self.settings))
         parts = [f"<!doctype html><meta charset=utf-8><title>{title}</title><style>{STYLE}</style><h1>{title}</h1>",
                  "<p>Means over people, with their standard errors. Ceiling: the true frames, measured the same way. "
                  "Floor: the source standing still.</p>"]

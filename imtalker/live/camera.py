@@ -13,6 +13,7 @@ import numpy as np
 from ..clock import FPS, SAMPLES_PER_FRAME
 from ..errors import InputError
 from ..face import Crop, driving_crop, no_crop
+from ..timing import followed
 from .outbox import Event, Moment, Outbox
 from .pace import Pace
 from .refusal import in_words
@@ -57,7 +58,7 @@ class Mirror:
         self._looks_since = 0.0
         self._missed = False  # the client has been told that there is no face
         self._crop: Crop | None = None
-        self._first = None  # motion of the first picture
+        self._first = self._last = None  # motion of the first picture, and of the last
 
     def see(self, picture: np.ndarray) -> None:
         """One picture, uint8 (H, W, 3) RGB; all of one size. May take long while it looks for the face: not for an
@@ -84,7 +85,7 @@ class Mirror:
         if now - self._looks_since < LOOK and len(self._looks) < FPS:
             return None
         looks, self._looks = self._looks, []
-        self._first = None
+        self._first = self._last = None
         try:
             crop = driving_crop(looks, name="the camera's picture")
         except InputError as error:  # nothing that the client got wrong
@@ -107,7 +108,8 @@ class Mirror:
         if crop is None or picture.shape[:2] != (crop.height, crop.width):  # they have another size now
             return True
         begun = time.perf_counter()
-        motion = next(self._talker.driving_motion([picture], crop))
+        read = next(self._talker.driving_motion([picture], crop))
+        motion = self._last = followed(read, self._last, self._talker.config.steadying)
         if self._relative:
             self._first = motion if self._first is None else self._first
             motion = self._source.features.motion.float() + motion - self._first

@@ -74,14 +74,9 @@ def job_routes(service: Service) -> APIRouter:
     @routes.post("/reenact", status_code=202, summary="A picture copies a video's motion", openapi_extra=video)
     async def reenact(request: Request):
         def clip(source, driving: Path, how: dict):
-            video = VideoReader(driving)
+            video = VideoReader(driving, most_pixels=service.limits.pixels)
             if (video.duration or 0) > service.limits.seconds:
                 raise too_long("video", service.limits.seconds)
-            width, height = video.size
-            if width * height > service.limits.pixels:
-                most = service.limits.pixels / 1e6
-                raise InputError(f"the video has {width} x {height} pixels, {most:g} megapixels are the limit here: "
-                                 "make it smaller")  # fmt: skip
             return service.talker.reenact(source, driving, **how)
 
         return await take(request, "reenact", "driving", forms.REENACT, forms.reenacting, clip)

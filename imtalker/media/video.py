@@ -60,15 +60,17 @@ class VideoReader:
     Yields uint8 (H, W, 3) RGB, upright, with square pixels. Frame k is what a player shows in the middle of the time
     from k / fps to (k + 1) / fps, counted from where the file's sound or picture begins, so that it belongs to samples
     640 k to 640 (k + 1) of `load_audio` of the same file. This holds for variable frame rates too.
-    Memory does not grow with the length of the video. Raises InputError if there is no video in the file.
+    Memory does not grow with the length of the video. Raises InputError if there is no video in the file, or its frames
+    have more than `most_pixels`.
 
     size: (width, height) of the frames. duration: seconds, frames: their number; both as the file declares, None where
     it does not say. has_audio: whether there is sound in it.
     """
 
-    def __init__(self, source: MediaSource, fps: int | float | Fraction = FPS):
+    def __init__(self, source: MediaSource, fps: int | float | Fraction = FPS, most_pixels: int = MAX_PIXELS):
         self.source = source
         self.fps = as_rate(fps)
+        self._most_pixels = most_pixels
         self._name = name_of(source)
         with self._open() as container:
             stream = best_stream(container, "video")
@@ -91,9 +93,9 @@ class VideoReader:
             self.frames = None if end is None else max(1, self._frames_before(end))
 
     def _check_size(self, width: int, height: int) -> None:
-        if width * height > MAX_PIXELS or min(width, height) < MIN_SIDE:
+        if width * height > self._most_pixels or min(width, height) < MIN_SIDE:
             raise InputError(f"{self._name} has {width} x {height} pixels, expected at least {MIN_SIDE} on each "
-                             f"side and at most {MAX_PIXELS // 10**6} megapixels: scale it")  # fmt: skip
+                             f"side and at most {self._most_pixels / 1e6:.3g} megapixels: scale it")  # fmt: skip
 
     def __iter__(self) -> Iterator[np.ndarray]:
         k = 0

@@ -37,7 +37,7 @@ def bundle(renderer: str | Path, generator: str | Path, audio_encoder: str | Pat
                          "encoder that the generator was trained with")
     config = ModelConfig(name or out.resolve().name, painter.config, flow.config, audio.config,
                          training_data=training_data, licence=licence, guidance_scale=guidance_scale,
-                         expression=(FACE.start, FACE.stop))
+                         expression=(FACE.start, FACE.stop), steadying=1.0)
     model = Model(painter, flow, audio, config)
     for part in PARTS:
         for weight, x in stored_tensors(getattr(model, part)).items():

@@ -18,13 +18,11 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..files import readable
+from .people import ADVICE, LABELS, people_in, read_person
 
 # Parts as `synth.dataset` numbers them, and one more, which only the renderer's training tells from the eye around it
 EYES, MOUTH, IRIS = 2, 3, 7
 IRIS_PLACE, IRIS_RADIUS = (19, 40, 68), 5  # of the left eye on the template head, in the units of `surface`
-# and the shape of each in a frame
-LABELS = {"latent": (32,), "pose": (3,), "cam": (3,), "gaze": (2,), "blink": (2,), "mouth": (), "landmarks": (68, 2),
-          "surface": (64, 64, 3), "parts": (64, 64)}
 
 
 @dataclass(frozen=True)
@@ -80,9 +78,7 @@ class HeadData:
 
     def __init__(self, folder: str | Path, limit: int | None = None, device: str = "cpu"):
         self.folder = Path(folder)
-        files = sorted(self.folder.glob("identity-*.npz"))[:limit]
-        if not files:
-            raise InputError(f"{folder}: holds no identity-*.npz; make them with `imtalker synth {folder}`")
+        files = people_in(folder, limit)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             loaded = list(pool.map(self._load, files))
         first = loaded[0][0].shape
@@ -100,15 +96,11 @@ class HeadData:
 
     @staticmethod
     def _load(file: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        with readable(file, "delete it and make it again with `imtalker synth`"), np.load(file) as z:
-            ends, data = z["offsets"], z["jpeg"].tobytes()
-            pictures = np.stack([np.asarray(Image.open(BytesIO(data[a:b]))) for a, b in zip(ends, ends[1:])])
-            labels = {k: z[k] for k in LABELS}
+        jpegs, labels = read_person(file)
+        with readable(file, ADVICE):
+            pictures = np.stack([np.asarray(Image.open(BytesIO(jpeg))) for jpeg in jpegs])
             if pictures.ndim != 4 or pictures.shape[1] != pictures.shape[2]:
                 raise ValueError(f"its pictures are {pictures.shape[1:]}, square colour expected")
-            for k, shape in LABELS.items():
-                if labels[k].shape != (len(pictures), *shape):
-                    raise ValueError(f"{k} is {labels[k].shape}, {(len(pictures), *shape)} expected")
         return pictures, {**labels, "parts": mark_irises(labels["parts"], labels["surface"])}
 
     def __len__(self) -> int:

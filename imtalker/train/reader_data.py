@@ -14,12 +14,13 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ..errors import InputError
 from ..face.crop import CROP_RISE, CROP_SCALE, face_square
 from ..files import readable
 from ..models.reader import MIRROR
+from .people import ADVICE, people_in, read_person
 
 SIZE = 128
+TRUTH = ("landmarks", "pose", "gaze", "blink", "mouth", "parts")
 
 
 @dataclass
@@ -41,25 +42,18 @@ class Heads:
 
     def __init__(self, folder: Path, most: int | None = None, frames: int = 24):
         self.jpegs: list[np.ndarray] = []
-        truth: dict[str, list[np.ndarray]] = {k: [] for k in ("landmarks", "pose", "gaze", "blink", "mouth", "parts")}
         self.identity: list[int] = []
-        sizes: list[tuple[int, int]] = []
-        for number, path in enumerate(sorted(Path(folder).glob("identity-*.npz"))[:most]):
-            with readable(path, "delete it and make it again with `imtalker synth`"), np.load(path) as data:
-                jpeg, offsets = data["jpeg"], data["offsets"]
-                count = min(len(offsets) - 1, frames)
-                sizes.append(Image.open(BytesIO(jpeg[: offsets[1]])).size)
+        truth, sizes = [], []
+        for number, file in enumerate(people_in(folder, most)):
+            jpegs, labels = read_person(file, TRUTH, frames)
+            with readable(file, ADVICE):
+                sizes.append(Image.open(BytesIO(jpegs[0])).size)
                 if sizes[-1] != sizes[0]:
                     raise ValueError(f"its pictures are {sizes[-1]}, those of the first {sizes[0]}")
-                self.jpegs += [jpeg[a:b] for a, b in zip(offsets[:count], offsets[1 : count + 1])]
-                for key, values in truth.items():
-                    values.append(data[key][:count])
-                    if len(values[-1]) != count or values[-1].shape[1:] != values[0].shape[1:]:
-                        raise ValueError(f"{key} is {values[-1].shape}, {(count, *values[0].shape[1:])} expected")
-                self.identity += [number] * count
-        if not self.jpegs:
-            raise InputError(f"{str(folder)!r} holds no identity-*.npz: make them with imtalker synth {folder}")
-        self.truth = {key: np.concatenate(values) for key, values in truth.items()}
+            self.jpegs += jpegs
+            self.identity += [number] * len(jpegs)
+            truth.append(labels)
+        self.truth = {name: np.concatenate([labels[name] for labels in truth]) for name in TRUTH}
 
     def __len__(self) -> int:
         return len(self.jpegs)
