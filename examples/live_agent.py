@@ -35,7 +35,7 @@ class Face:
 
     async def say(self, samples):
         """float32 (n,) at 16 kHz, as it comes from a synthesizer."""
-        await self.socket.send((samples * 32767).astype("<i2").tobytes())
+        await self.socket.send((samples.clip(-1, 1) * 32767).astype("<i2").tobytes())
 
     async def end(self):
         """The answer is complete."""

@@ -22,7 +22,7 @@ speech, out, server = (sys.argv[1:] + [sample, "live.mp4", "ws://127.0.0.1:8000"
 
 
 def say(socket):
-    samples = (load_audio(speech) * 32767).astype("<i2")
+    samples = (load_audio(speech).clip(-1, 1) * 32767).astype("<i2")
     for start in range(0, len(samples), 16_000):
         socket.send(samples[start : start + 16_000].tobytes())
     socket.send(json.dumps({"type": "flush"}))  # that was all: speak it to its end

@@ -3,7 +3,7 @@
 imtalker serve &
 espeak-ng --stdout "Good morning." | python examples/live_text_to_speech.py [OUT.mp4] [SERVER]
 
-Any program that writes a WAV to its standard output will do.
+Any program will do that writes such a WAV to its standard output: 16-bit, mono, its sound after 44 bytes.
 """
 
 import asyncio

@@ -20,6 +20,7 @@ from pathlib import Path
 from . import __version__, commands, options
 from .errors import InputError
 from .evaluate import PROTOCOLS
+from .live.limits import LIVE_NFE
 from .options import OptionParser
 
 # What the operating system says when a path or a disk of the user's is at fault
@@ -235,7 +236,7 @@ def _parser() -> OptionParser:
         help="a STUN or TURN server for WebRTC, as stun:HOST:PORT or turn:USER:PASSWORD@HOST:PORT; may be repeated",
     )
     _add_model(command)
-    _add_sampling(command)
+    _add_sampling(command, " of a live face", str(LIVE_NFE))
     _add_reporting(command, commands.serve)
 
     command = listed.add_parser(
@@ -296,6 +297,12 @@ def _parser() -> OptionParser:
         type=Path,
         metavar="FILE",
         help="what sees pose, gaze, lids and mouth, of train observer (default: ours)",
+    )
+    command.add_argument(
+        "--recogniser",
+        metavar="FILE",
+        type=Path,
+        help="what tells people apart, of train recogniser (default: ours)",
     )
     command.add_argument(
         "--protocols",
@@ -438,18 +445,18 @@ def _add_model(command: OptionParser) -> None:
     )
 
 
-def _add_sampling(command: OptionParser) -> None:
+def _add_sampling(command: OptionParser, whose: str = "", nfe: str = "the model's") -> None:
     command.add_argument(
         "--nfe",
         type=options.count_to(1000),
         metavar="N",
-        help="evaluations of the velocity network per window of frames (default: the model's); fewer are faster",
+        help=f"evaluations of the velocity network per window of frames{whose} (default: {nfe}); fewer are faster",
     )
     command.add_argument(
         "--guidance",
         type=options.GUIDANCE,
         metavar="S",
-        help="guidance scale: how strongly the speech is followed; 1 is off (default: the model's)",
+        help=f"guidance scale{whose}: how strongly the speech is followed; 1 is off (default: the model's)",
     )
 
 

@@ -279,7 +279,7 @@ def evaluate(args):
         args.compare = [entry.name for entry in available_models() if entry.name == "base" and entry.folder]
     networks = Networks(args.weights)
     reader = Reader(load_reader(args.reader)) if args.reader else default_reader()
-    judges = Judges(reader, load_observer(args.observer), Recogniser.load(), networks)
+    judges = Judges(reader, load_observer(args.observer), Recogniser.load(args.recogniser), networks)
     talkers = {MODEL: _talker(args)}
     for name in args.compare:
         talkers[name] = IMTalker.from_pretrained(name, device=args.device, precision=args.precision)
@@ -309,7 +309,8 @@ def evaluate(args):
         "others": args.others,
         "device": str(model.device),
         "precision": model.precision,
-        **{name: _text(getattr(args, name)) for name in ("pack", "corpus", "reader", "observer", "weights")},
+        **{name: _text(getattr(args, name)) for name in ("pack", "corpus", "weights")},
+        **{judge: _text(getattr(args, judge)) for judge in ("reader", "observer", "recogniser")},
         "version": __version__,
     }
     report = Report(settings, results, networks.missing)

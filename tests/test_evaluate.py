@@ -138,6 +138,7 @@ def test_nobody_speaks_in_silence():
     visemes = [i for i, name in enumerate(EXPRESSIONS) if name.startswith(("viseme", "jaw"))]
     assert motion.expression[:, visemes[:-1]].max() < 0.02
     assert np.abs(motion.pose[0] - performance().motion.pose[0]).max() < 0.1
+    assert not quiet.energy().any()  # who listens moves less than who speaks
 
 
 def result(person: int, psnr: float, row: str = MODEL) -> Result:

@@ -4,6 +4,7 @@ import asyncio
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from live_fake import FakeSession, FakeTalker, Running, number_of, wait_until
 
 from imtalker.bundled import ASSETS
+from imtalker.live import pump as pumping
 from imtalker.live.camera import Mirror
 from imtalker.live.conversation import MISTAKES
 from imtalker.live.outbox import Closed, Event, Moment, Outbox
@@ -163,6 +165,36 @@ def test_speech_does_not_wait_for_the_idle_second_to_pass(pump):
     first = next(item.frame for item in pump.outbox.moments if item.sound.max() > 0)
     assert first == before + 1  # right after what had been drawn already
     assert pump.stalls == 0
+
+
+@pytest.mark.parametrize("begun", np.arange(0.5, 1.5, 0.1).round(1))
+def test_lips_go_with_a_microphones_sound_after_idling(monkeypatch, begun):
+    """On a clock of its own, and where drawing is slow: frames of the idle second are still to be drawn then."""
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(pumping, "time", SimpleNamespace(monotonic=lambda: clock.now, perf_counter=lambda: clock.now))
+    pace = Pace()
+    pace.faces, pace.workers, pace.window_seconds, pace.motion_seconds, pace.drawing_seconds = 2, 2, 0.1, 0.02, 0.03
+    pump = Pump(None, FakeSession(windows=(5,)), Collected(), pace, lambda: None)
+    packets = [np.full(320, (k // 2 + 1) / 100, np.float32) for k in range(75)]  # every 25th of a second louder
+    while clock.now < 100 + begun + 3:
+        while packets and clock.now >= 100 + begun + 0.02 * (75 - len(packets)):
+            pump.hear(packets.pop(0))
+        if pump.wants(clock.now)[0] <= clock.now and (rows := pump.prepare(clock.now)) is not None:
+            pump.show([float(row[1]) for row in rows])
+        clock.now += 0.004
+    drawn = [(item.picture, float(item.sound.max())) for item in pump.outbox.moments if item.picture is not None]
+    assert max(heard for _, heard in drawn) > 0.3 and np.allclose(*zip(*drawn))
+
+
+def test_what_is_said_after_an_interruption_is_not_taken_back_with_what_was_said_before(pump):
+    pump.say(np.full(16_000, 0.2, np.float32))
+    play(pump, 0.2)
+    pump.interrupt()
+    pump.say(np.full(8_000, 0.5, np.float32))
+    pump._pending.clear()
+    pump.look_ahead(time.monotonic())  # all drawings are under way: nothing is prepared now
+    play(pump, 0.8)
+    assert sum(item.sound.max() == 0.5 for item in pump.outbox.moments) > 10
 
 
 @pytest.mark.parametrize("device, together", [("cuda:0", [2, 1, 1]), ("cpu", [1, 1, 1])])

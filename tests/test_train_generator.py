@@ -1,4 +1,7 @@
 """Training of audio encoder and generator on next to nothing: it runs, resumes, learns and measures."""
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -15,7 +18,7 @@ from imtalker.synth.motion import EXPRESSIONS
 from imtalker.synth.speech import RATE, Speech, join
 from imtalker.train import audio as train_audio
 from imtalker.train import generator as train_generator
-from imtalker.train.bundle import bundle
+from imtalker.train.bundle import OURS, bundle
 from imtalker.train.generator import GeneratorTraining
 from imtalker.train.loop import descend
 from imtalker.weights import ModelConfig, build_model, load_model, save_model
@@ -80,14 +83,22 @@ def test_trainings_begin_from_a_model_folder(folder, tmp_path):
 
 
 def test_models_are_named_and_what_is_none_is_told(folder, tmp_path, monkeypatch):
-    model = build_model(ModelConfig("tiny", TINY_MODEL.renderer, TINY, MelEncoderConfig()))
+    config = ModelConfig("tiny", TINY_MODEL.renderer, TINY, MelEncoderConfig(), "theirs", "CC0-1.0", nfe=7)
+    model = build_model(config)
     save_model(model, tmp_path / "tiny", half=False)
     (tmp_path / "tiny" / "readout.safetensors").write_bytes((folder / "readout.safetensors").read_bytes())
     monkeypatch.setenv("IMTALKER_CACHE", str(tmp_path))
     once = GeneratorTraining(steps=1, batch=2)
     train_generator.train(folder, tmp_path / "gen", "tiny", folder, once, TINY, start="tiny")
     mine = load_model(bundle("tiny", "tiny", "tiny", tmp_path / "mine"))
-    assert mine.config.name == "mine" and mine.config.generator == TINY
+    assert mine.config == replace(config, name="mine")  # so it is sampled as it was, and says whose it is
+    new = load_model(bundle("tiny", tmp_path / "gen", "tiny", tmp_path / "new", licence="MIT")).config
+    assert new.training_data == f"theirs; {OURS}" and new.licence == "MIT" and new.guidance_scale == 1
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    before = (tmp_path / "tiny" / "readout.safetensors").stat()
+    assert (bundle("tiny", "tiny", "tiny", Path("tiny")) / "readout.safetensors").is_file()  # a folder, not the model
+    assert (tmp_path / "tiny" / "readout.safetensors").stat().st_ino == before.st_ino
 
     for wrong in ("tiny/generator.safetensors", "tiny/config.json", "tiny/audio_encoder.safetensors", "nobody"):
         with pytest.raises(InputError):

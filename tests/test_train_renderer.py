@@ -67,9 +67,11 @@ def data(tmp_path_factory):
 def test_a_run_can_be_taken_up_again(data, tmp_path):
     checkpoint = train(data, tmp_path, replace(OPTIONS, steps=3), config=CONFIG, every=1)
     first = torch.load(checkpoint, weights_only=True)
-    train(data, tmp_path, OPTIONS, config=CONFIG, every=1)
+    train(data, tmp_path, replace(OPTIONS, equalised_rate=1.0), config=CONFIG, every=1)
     second = torch.load(checkpoint, weights_only=True)
     assert (first["step"], second["step"]) == (3, 4)
+    factors = [[group["factor"] for group in state["optimiser"]["param_groups"]] for state in (first, second)]
+    assert set(factors[0]) == {1.0, OPTIONS.equalised_rate} and set(factors[1]) == {1.0}  # as is asked for now
     assert not torch.equal(first["renderer"]["synthesis.to_rgb.weight"], second["renderer"]["synthesis.to_rgb.weight"])
     assert list(tmp_path.glob("events.*"))
 
@@ -79,7 +81,7 @@ def test_a_run_that_is_taken_up_says_so_and_ends_with_a_sheet(data, tmp_path, ca
     assert "resuming" not in capsys.readouterr().err
     train(data, tmp_path, OPTIONS, config=CONFIG, every=50, start="mini")
     told = capsys.readouterr()
-    assert "resuming step 3, --start is not used" in told.err and "held out  psnr" in told.out
+    assert "resuming step 3, --start is not used" in told.err and "trained on  psnr" in told.out
     assert [sheet.name for sheet in sorted((tmp_path / "sheets").iterdir())] == ["000003.png", "000004.png"]
 
 

@@ -26,6 +26,7 @@ from torch import Tensor
 from .. import __version__
 from ..bundled import ASSETS
 from ..devices import PRECISIONS
+from ..errors import InputError
 from ..face import driving_crop, no_crop, source_crop
 from ..media import FPS, SAMPLE_RATE, VideoReader, load_audio, load_picture, write_video
 from ..memory import keep_freed_memory, memory_by_default
@@ -291,7 +292,10 @@ class _Bench:
         with subprocess.Popen([sys.executable, "-m", child.__name__, *command], stdout=subprocess.PIPE) as process:
             process.stdout.readline()
             first = time.perf_counter() - started
-            memory, gpu_memory = map(float, process.stdout.readline().split())
+            told = process.stdout.readline().split()
+        if process.returncode:
+            raise InputError("imtalker animate, begun to see how soon it starts, failed: what it said stands above")
+        memory, gpu_memory = map(float, told)
         return first, memory, gpu_memory
 
     def costs(self) -> dict[str, Cost]:

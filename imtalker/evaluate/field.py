@@ -95,7 +95,7 @@ class Networks:
         lips, heard = [], []
         for start in range(0, count, BATCH):
             at = range(start, min(start + BATCH, count))
-            seen = torch.stack([self._tensor(frames[k:k + LIPS]) for k in at])  # (B, 5, 3, S, S)
+            seen = torch.stack([self._tensor(frames[k:k + LIPS, ..., ::-1]) for k in at])  # (B, 5, 3, S, S), BGR
             seen = F.interpolate(seen.flatten(0, 1), (224, 224), mode="bilinear", antialias=True)
             lips.append(network.forward_lip(seen.unflatten(0, (-1, LIPS)).transpose(1, 2)))
             steps = np.stack([sound[4 * k:4 * k + STEPS].T for k in at])[:, None]

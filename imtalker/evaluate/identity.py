@@ -15,7 +15,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from ..bundled import weights_file
-from ..files import complete
+from ..files import complete, readable
 
 FACE = 112  # pixels
 # Where eyes, tip of the nose and corners of the mouth lie in it: the framing of ArcFace (arXiv 1801.07698).
@@ -65,7 +65,8 @@ class Recogniser:
     def load(cls, path: Path | None = None) -> Recogniser:
         """From a file of `save`, by default our own."""
         path = weights_file(path, "recogniser.safetensors", "recogniser")
-        return cls(**{name: np.float32(value) for name, value in load_file(path).items()})
+        with readable(path, "give the file that imtalker train recogniser wrote"):
+            return cls(**{name: np.float32(value) for name, value in load_file(path).items()})
 
 
 def fit(faces: np.ndarray, identity: np.ndarray) -> Recogniser:

@@ -42,7 +42,7 @@ def measure_synthetic(generator: Generator | None, encoder: MelEncoder, decoder:
     """Mean measures over clips whose visemes are known; without a generator, of new synthetic motion: the ceiling."""
     rows, silent, shut, apart = [], [], [], []
     for k, clip in enumerate(clips):
-        visemes, energy = clip.curves(), clip.energy() if clip.segments else None
+        visemes, energy = clip.curves(), clip.energy()
         rng = np.random.default_rng(k)
         truth = talking(rng, visemes, energy)
         reference = latent(truth, basis)

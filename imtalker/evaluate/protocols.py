@@ -168,16 +168,16 @@ def compare(task: Task, made: dict[str, np.ndarray], pace: dict[str, float], jud
     known: the recogniser's codes (n, 64) of everybody's source, the person's own at its number."""
     clips = {**made, CEILING: task.true.frames, FLOOR: np.broadcast_to(task.still, task.true.frames.shape)}
     result = Result(task.protocol, task.person)
-    length = min(map(len, clips.values()))
+    length = len(task.true.frames)
     shown = np.linspace(0, length - 1, min(keep, length)).round().astype(int)
     marks = judges.see(task.still).landmarks
     for row, frames in clips.items():
-        read = judges.see(frames[:length])
-        result.metrics[row] = measure(task, frames[:length], read, judges, known, marks)
+        read = judges.see(frames)
+        result.metrics[row] = measure(task, frames, read, judges, known, marks)
         result.metrics[row]["fps"] = pace.get(row, float("nan"))
         result.frames[row], result.mouths[row] = frames[shown], read.mouth
         if task.protocol in COMPARED_AS_SETS:
-            result.features[row] = judges.networks.features(frames[:length])
+            result.features[row] = judges.networks.features(frames)
     steady = result.metrics[CEILING]["landmark_jitter"]
     for measured in result.metrics.values():
         measured["jitter_ratio"] = measured["landmark_jitter"] / steady if steady else float("nan")
@@ -190,7 +190,7 @@ def measure(task: Task, frames: np.ndarray, read: Reading, judges: Judges, known
     (1, 68, 2) of the source. identity_kept: share of frames to which, of all sources, the person's own is nearest."""
     true, networks, measured = task.true, judges.networks, {}
     if task.driving is not None:
-        measured = {**pictures(frames, true.frames), "lpips": networks.lpips(frames, true.frames[:len(frames)]),
+        measured = {**pictures(frames, true.frames), "lpips": networks.lpips(frames, true.frames),
                     **copied_motion(read, true)}
     elif task.protocol == "pose_controlled":
         measured = pose_error(read, true)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("imtalker.live")
 
+NOBODY = "no face was found in the camera's picture: look straight at it, near enough and with light on your face"
 LOOK = 1.0  # seconds of pictures in which the face is looked for; where it was then is held
 
 
@@ -87,10 +88,10 @@ class Mirror:
         looks, self._looks = self._looks, []
         self._first = self._last = None
         try:
-            crop = driving_crop(looks, name="the camera's picture")
-        except InputError as error:  # nothing that the client got wrong
+            crop = driving_crop(looks)
+        except InputError:  # nothing that the client got wrong
             self._missed = True
-            self.outbox.put(Event("error", {"error": str(error)}))
+            self.outbox.put(Event("error", {"error": NOBODY}))
             return None
         if self._missed:
             self._missed = False

@@ -172,7 +172,11 @@ class Conversation:
         if len(text) > self._limits.text_characters:
             most = self._limits.text_characters
             raise InputError(f"a text of {len(text)} characters: {most} are the limit, split it")
-        self.speak(self._service.speaker(text))
+
+        def sound() -> Iterator[np.ndarray]:  # so that whatever the speaker does, it does not in the event loop
+            yield from self._service.speaker(text)
+
+        self.speak(sound())
 
     async def _listen(self, given: dict) -> None:
         on = given.get("on")

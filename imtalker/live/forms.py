@@ -88,5 +88,7 @@ def yes(values: dict[str, str], name: str, default: bool) -> bool:
 
 
 def in_clients_words(error: InputError, folder: Path) -> InputError:
-    """The client knows its files by their names, not by the folders that they were put into."""
-    return InputError(re.sub(re.escape(f"{folder}/") + r"\w+/", "", str(error)))
+    """The client knows its files by their names, not by the folders that they were put into; and fields of its form,
+    not options of a command line."""
+    words = re.sub(r"--no-(driving-)?crop \(crop=False\)", "crop=false", str(error))
+    return InputError(re.sub(re.escape(f"{folder}/") + r"\w+/", "", words))

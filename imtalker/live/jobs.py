@@ -111,6 +111,8 @@ class Job:
         finally:  # the server stops, and not the job alone
             self._task.cancel()
             await asyncio.wait([self._task])
+            if self.state not in ENDED:  # cancelled before it began
+                self._end("cancelled")
 
     def cancel(self) -> None:
         if self._task is not None:

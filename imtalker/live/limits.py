@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+LIVE_NFE = 4  # velocity evaluations for each window of a live face's motion, when nobody says how many
 MOST_NFE = 32  # velocity evaluations for a window of motion, during which no other face gets any
 # Formats of pictures whose size is read before anything is decoded
 PICTURES = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")

@@ -234,6 +234,8 @@ class Pump:
     def _move(self, now: float) -> None:
         """Get the next frames' motion, of sound if there is some, idle if there was none for a while."""
         with self._lock:
+            if self._orders:  # first: they may take back what is there, but not what has come since
+                return
             heard = list(self._take_heard())
             ended, quiet = self._ended, not self._heard and now >= self._heard_at + PATIENCE
             begun_at = self._begun_at
@@ -398,5 +400,6 @@ class _Track:
         return np.pad(sound, (0, SAMPLES_PER_FRAME - len(sound)))
 
     def cut(self, frame: int) -> None:
-        """The clock goes on with `frame`: no sound is there for it."""
-        self._samples, self._first = self._samples[:0], frame * SAMPLES_PER_FRAME
+        """The clock goes on with `frame`, for which no sound is there; what is before it is still to be taken."""
+        begin = frame * SAMPLES_PER_FRAME
+        self._samples, self._first = self._samples[: max(0, begin - self._first)], min(self._first, begin)

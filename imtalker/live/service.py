@@ -20,7 +20,7 @@ from . import protocol
 from .camera import Mirror
 from .conversation import Conversation
 from .jobs import Jobs
-from .limits import Limits
+from .limits import LIVE_NFE, Limits
 from .metrics import Metrics
 from .pace import Pace
 from .pump import Pump
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("imtalker.live")
 
-LIVE_NFE = 4  # velocity evaluations for each window of a live face's motion, when nobody says how many
 LEAST_RATE = 5.0  # frames a second that every face has to get; where they could not, a further one is refused
 THREADS = 32  # for what is neither the model nor the event loop: decoding, finding faces
 FAREWELL = 2.0  # seconds in which clients are told that the server stops

@@ -6,7 +6,12 @@ import io
 import json
 import multiprocessing
 import os
+import signal
 import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -143,7 +148,7 @@ def write_dataset(out, *, identities: int = 400, frames: int = 20, size: int = 2
             for index in range(first, first + identities))
     start, rendered, done = time.perf_counter(), 0, 0
     rate = lambda: rendered / (time.perf_counter() - start)
-    with _map(workers) as run:
+    with _mapping(workers) as run:
         for count in run(_write_identity, jobs):
             rendered, done = rendered + count, done + 1
             if progress:
@@ -152,16 +157,30 @@ def write_dataset(out, *, identities: int = 400, frames: int = 20, size: int = 2
             "frames_per_second": rate()}
 
 
-class _map:
-    """Context manager: `map` over worker processes, or in this process when one is enough."""
+@contextmanager
+def _mapping(workers: int) -> Iterator[Callable]:
+    """`map`, whatever the order, over worker processes, or in this process when one is enough."""
+    if workers == 1:
+        yield map
+        return
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, spawn, initializer=_leave_interrupts) as pool:
 
-    def __init__(self, workers):
-        self.pool = multiprocessing.get_context("spawn").Pool(workers) if workers > 1 else None
+        def unordered(function, jobs):
+            for done in as_completed([pool.submit(function, job) for job in jobs]):
+                yield done.result()
 
-    def __enter__(self):
-        return self.pool.imap_unordered if self.pool else map
+        try:
+            yield unordered
+        except BrokenProcessPool:
+            raise InputError("one of the processes that render was ended from outside, perhaps for lack of memory: "
+                             "type the same again, with fewer --workers") from None
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # who is begun is finished
+            raise
 
-    def __exit__(self, *error):
-        if self.pool:
-            self.pool.terminate() if error[0] else self.pool.close()
-            self.pool.join()
+
+def _leave_interrupts() -> None:
+    """Ctrl-C reaches workers, too, but is for the process that began them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+

@@ -57,7 +57,10 @@ class Speech:
         return visemes.curves(self.segments, self.frames)
 
     def energy(self) -> np.ndarray:
-        """(T,) loudness 0..1: decibels of the frame from 35 below the clip's loud frames up to them."""
+        """(T,) loudness of speech 0..1: decibels of the frame from 35 below the clip's loud frames up to them. Zeros
+        where nobody speaks at all, whatever is to be heard."""
+        if all(viseme == "sil" for *_, viseme in self.segments):
+            return np.zeros(self.frames, np.float32)
         level = loudness(self.waveform)
         return np.clip((level - np.percentile(level, 95)) / 35 + 1, 0, 1).astype(np.float32)
 
@@ -232,7 +235,11 @@ def clip(rng: np.random.Generator, held_out: bool = False) -> Speech:
     size = rng.choice((1., rng.uniform(.85, 1.2)), p=(.35, .65))
     others = [v for v in festival_voices() if (v in HELD_OUT) == held_out]
     # Mostly recorded voices: they are nearer to people.
-    kind = rng.choice(3, p=(.4, .3, .3) if others else (.5, 0, .5))
+    share = np.array((.4, .3, .3) if others else (.5, 0, .5))
+    share *= [bool(shutil.which("flite")), True, bool(shutil.which("espeak-ng"))]
+    if not share.any():
+        raise InputError("nothing here speaks; install flite or espeak-ng (Debian: apt-get install flite espeak-ng)")
+    kind = rng.choice(3, p=share / share.sum())
     if kind == 1:
         voice = str(rng.choice(others))
         for _ in range(rng.integers(1, 3)):

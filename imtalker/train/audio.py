@@ -60,8 +60,8 @@ class SpeechWindows:
         if index not in self.targets:
             speech = self.clips[index]
             weights = curves(speech.segments, HALVES * speech.frames, HALVES * 25.)
-            level = speech.energy() if speech.segments else np.zeros(speech.frames, np.float32)
-            self.targets[index] = weights.reshape(-1, HALVES, len(VISEMES)).astype(np.float16), level
+            weights = weights.reshape(-1, HALVES, len(VISEMES))
+            self.targets[index] = weights.astype(np.float16), speech.energy()
         return self.targets[index]
 
     def window(self, rng: np.random.Generator, index: int, first: int, frames: int, clean: bool = False):
@@ -147,6 +147,8 @@ def train(corpus: Path, out: Path, options: AudioTraining = AudioTraining(), min
         with readable(start, "its audio encoder is of another kind: name another model"):
             encoder.load_state_dict(load_model(start).audio_encoder.state_dict())
     readout = Readout(encoder.dim)
+    if start and not state and readout_path(start).is_file():
+        readout.load_state_dict(load_readout(start).state_dict())
     both = nn.ModuleList([encoder, readout])
     average = Average(both, options.average)
     optimiser = torch.optim.AdamW(both.parameters(), options.learning_rate, weight_decay=options.weight_decay)
@@ -155,6 +157,8 @@ def train(corpus: Path, out: Path, options: AudioTraining = AudioTraining(), min
             both.load_state_dict(state["networks"])
             average.network.load_state_dict(state["average"])
             optimiser.load_state_dict(state["optimiser"])
+        for group in optimiser.param_groups:
+            group["weight_decay"] = options.weight_decay  # as is asked for now, not as it was
         step = state["step"]
     windows = SpeechWindows(read_training(corpus), encoder)
     test = read_corpus(Path(corpus) / "test.npz")
@@ -239,7 +243,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = OptionParser(prog="imtalker train audio", description=__doc__.split("\n")[0])
     parser.add_argument("corpus", type=Path, help="folder made by `imtalker synth FOLDER --speech CLIPS`")
     parser.add_argument("out", type=Path, help="folder for checkpoint, metrics and weights; resumes from it")
-    parser.add_argument("--minutes", type=MINUTES, help="stop after so long; run again to go on")
+    parser.add_argument("--minutes", type=MINUTES, help="take no longer, with the whole schedule in it")
     parser.add_argument("--every", type=count_to(10**6), default=50, help="steps between lines of progress")
     parser.add_argument("--start", help="model, a name or a folder, whose audio encoder to begin from")
     parser.add_fields(AudioTraining)

@@ -16,6 +16,7 @@ What differs from the published recipe, and why:
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -127,7 +128,7 @@ class MotionPool:
         if rng.random() < self.options.heard:
             visemes, energy = self.visemes[index][hearing].astype(np.float32), self.energy[index][hearing]
         else:
-            visemes, energy = clip.curves(), clip.energy() if clip.segments else np.zeros(clip.frames, np.float32)
+            visemes, energy = clip.curves(), clip.energy()
         motion, wide = talking(rng, visemes, energy), ()
         if rng.random() < self.options.wide:
             wide = (("pose",), ("gaze",), ("pose", "gaze"))[rng.integers(3)]
@@ -228,6 +229,8 @@ def train(corpus: Path, out: Path, encoder: str | Path, pack: Path, options: Gen
             optimiser.load_state_dict(state["optimiser"])
         step = state["step"]
     clips = read_training(corpus)
+    if len(clips) > options.clips:
+        print(f"{options.clips} of {len(clips)} clips are taken: --clips takes more", file=sys.stderr, flush=True)
     clips = [clips[i] for i in np.random.default_rng(options.seed).permutation(len(clips))[:options.clips]]
     pool = MotionPool(clips, load_audio_encoder(encoder), load_readout(encoder), basis, config, options)
     decoder = mouth_decoder(basis, mouth_gap(pack))
@@ -300,7 +303,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--encoder", required=True,
                         help="audio_encoder.safetensors of `imtalker train audio`, or a model's name or folder")
     parser.add_argument("--pack", type=Path, required=True, help="the synthetic head pack")
-    parser.add_argument("--minutes", type=MINUTES, help="stop after so long; run again to go on")
+    parser.add_argument("--minutes", type=MINUTES, help="take no longer, with the whole schedule in it")
     parser.add_argument("--every", type=count_to(10**6), default=50, help="steps between lines of progress")
     parser.add_argument("--start", help="model, a name or a folder, whose generator to begin from")
     parser.add_argument("--measure", action="store_true", help="train nothing; print what the weights in OUT do")

@@ -102,17 +102,17 @@ def repeat(source: SourceFeatures, times: int) -> SourceFeatures:
 def adam(network: nn.Module, options: RendererTraining, betas: tuple[float, float]) -> torch.optim.Adam:
     """Adam with rates of their own for equalised layers, whose weights are large, so that the same step changes them
     less, and for a motion encoder that reads landmarks."""
-    factor = {}
+    rates, kinds = {"": 1.0, "equalised": options.equalised_rate, "reading": options.reading_rate}, {}
     for module in network.modules():
         if isinstance(module, (EqualLinear, EqualConv2d, ModulatedConv)):
-            factor |= dict.fromkeys(module.parameters(), options.equalised_rate)
+            kinds |= dict.fromkeys(module.parameters(), "equalised")
         if isinstance(module, LandmarkMotionEncoder):
-            factor |= dict.fromkeys(module.parameters(), options.reading_rate)
-    groups: dict[float, list] = {}
+            kinds |= dict.fromkeys(module.parameters(), "reading")
+    groups: dict[str, list] = {}
     for parameter in network.parameters():
-        groups.setdefault(factor.get(parameter, 1.0), []).append(parameter)
-    return torch.optim.Adam([{"params": parameters, "factor": rate, "lr": options.learning_rate * rate}
-                             for rate, parameters in groups.items()], betas=betas, fused=True)
+        groups.setdefault(kinds.get(parameter, ""), []).append(parameter)
+    return torch.optim.Adam([{"params": parameters, "factor": rates[kind], "lr": options.learning_rate * rates[kind]}
+                             for kind, parameters in groups.items()], betas=betas, fused=True)
 
 
 class PartsProbe(nn.Module):
@@ -336,7 +336,10 @@ class RendererTrainer:
         self.renderer.load_state_dict(state["renderer"])
         self.average.network.load_state_dict(state["average"])
         self.parts.load_state_dict(state["parts"])
+        factors = [group["factor"] for group in self.optimiser.param_groups]
         self.optimiser.load_state_dict(state["optimiser"])
+        for group, factor in zip(self.optimiser.param_groups, factors):
+            group["factor"] = factor  # as is asked for now, not as it was
         if self.critics and "critics" in state:
             for critic, weights in zip(self.critics, state["critics"]):
                 critic.load_state_dict(weights)
@@ -364,16 +367,18 @@ def train(data: Path, out: Path, options: RendererTraining, *, held_out: Path | 
           start: str | Path | None = None, limit: int | None = None) -> Path:
     """Train until `options.steps` or for `minutes`; resumes from OUT/checkpoint.pt. Returns the checkpoint's path.
 
-    OUT gets checkpoint.pt, TensorBoard files, and sheets of held-out people as pictures. `start` is a checkpoint or a
-    model, a name or a folder, whose renderer to begin from when there is nothing to resume.
+    OUT gets checkpoint.pt, TensorBoard files, and sheets of held-out people as pictures, or of training's where there
+    are none. `start` is a checkpoint or a model, a name or a folder, whose renderer to begin from when there is nothing
+    to resume.
     """
     device = choose_device(device)
     checkpoint = out / "checkpoint.pt"
     state = resume(checkpoint, device, start)
     heads = HeadData(data, limit, device)
     heads.expect(options.driving + 1, f"--driving {options.driving}")
-    judge = HeadData(held_out, limit, device) if held_out else heads
-    judge.expect(2, "--held-out")
+    judge, judged = (HeadData(held_out, limit, device), "held out") if held_out else (heads, "trained on")
+    if held_out:
+        judge.expect(2, "--held-out")
     trainer = RendererTrainer(config, options, device, bfloat16)
     if state:
         with readable(checkpoint, OTHER_RUN):
@@ -390,8 +395,8 @@ def train(data: Path, out: Path, options: RendererTraining, *, held_out: Path | 
         metrics, rows = validate(trainer.average.network, test)
         sheet(rows, out / "sheets" / f"{trainer.step:06d}.png")
         for name, value in metrics.items():
-            log.writer.add_scalar(f"held_out/{name}", value, trainer.step)
-        print("held out  " + "  ".join(f"{k} {v:.3f}" for k, v in metrics.items()), flush=True)
+            log.writer.add_scalar(f"{judged.replace(' ', '_')}/{name}", value, trainer.step)
+        print(f"{judged}  " + "  ".join(f"{k} {v:.3f}" for k, v in metrics.items()), flush=True)
 
     shown = trainer.step
     with saving(lambda: save_checkpoint(checkpoint, **trainer.state())) as now_and_then:
@@ -417,7 +422,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--held-out", type=Path, help="folder of people that training never sees, for the sheets")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda or mps")
     parser.add_argument("--bfloat16", action="store_true", help="mixed precision: about twice as fast where supported")
-    parser.add_argument("--minutes", type=MINUTES, help="stop after so long; run again to go on")
+    parser.add_argument("--minutes", type=MINUTES, help="take no longer, with the whole schedule in it")
     parser.add_argument("--every", type=count_to(10**6), default=50, help="steps between lines of progress")
     parser.add_argument("--start", help="checkpoint, or model, a name or a folder, whose renderer to begin from")
     parser.add_argument("--limit", type=count_to(10**7), help="use only so many people")

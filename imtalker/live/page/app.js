@@ -25,6 +25,7 @@ let making = null; // AbortController of the video that is being made
 
 function complain(error) {
   if (error.name === "AbortError") return; // somebody changed their mind
+  $("said").textContent = "";
   $("error").textContent = sentence(error.message || String(error));
   $("error").hidden = false;
   if (error.status === 401) $("key").hidden = false;
@@ -161,6 +162,7 @@ $("start").addEventListener("click", told(async ({ detail }) => {
 addEventListener("pagehide", () => {
   close();
   making?.abort();
+  forget();
 });
 
 $("mute").addEventListener("click", () => {
@@ -181,6 +183,7 @@ function setListening(on) {
   if (on === listening) return;
   listening = on;
   if (link) {
+    if (on) link.send({ type: "interrupt" }); // it would not hear while it speaks
     link.listening = on;
     link.send({ type: "listen", on });
   }
@@ -317,12 +320,18 @@ async function framed(signal) {
   return picture.id;
 }
 
+// The server need not keep a picture that is not wanted any more; should it be, the server gets it again.
+function forget() {
+  if (chosen.file) leave(`/v1/sources/${chosen.id}`);
+}
+
 async function choose(file) {
   choosing.abort();
   const { signal } = (choosing = new AbortController());
   say(file ? "Looking for the face…" : "");
   const id = file ? await upload(file, signal) : "sample";
   say(file ? "Found it." : "");
+  forget();
   chosen = { id, file };
   await framed(signal);
   $("sample").setAttribute("aria-pressed", !file);
@@ -395,7 +404,7 @@ $("make").addEventListener("submit", told(async () => {
   $("progress").removeAttribute("value");
   try {
     const file = $("make-file").files[0] || (await bundledSpeech());
-    if (copies && !file.type.startsWith("video/")) {
+    if (copies && (!$("make-file").files.length || file.type.startsWith("audio/"))) {
       throw new Error("Choose a video of a face whose motion shall be copied.");
     }
     const source = encodeURIComponent(await framed(signal));
