@@ -15,6 +15,7 @@ from .models.latent import HEAD
 
 FOLLOW = 0.6  # share of the way; less is steadier, and later
 
+
 def steadied(portions: Iterable[Tensor], deviation: float) -> Iterator[Tensor]:
     """Anchored latents with pose and place of the head averaged over a Gaussian window, whose `deviation` is in frames;
     0 changes nothing. As many rows as came in, a few frames later; ends are held.
