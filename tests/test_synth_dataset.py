@@ -10,6 +10,7 @@ from PIL import Image
 
 pytest.importorskip("numba", reason="needs the extra imtalker[synth]")
 from imtalker.errors import InputError
+from imtalker.synth import dataset
 from imtalker.synth.dataset import frames_of, render_clip, write_dataset
 from imtalker.synth.head import EYES, HAIR, MOUTH, SKIN
 from imtalker.synth.motion import INDEX, Motion
@@ -211,3 +212,8 @@ def test_training_motion_covers_closed_and_open_mouths():
     assert 0.1 < (speaking.max(1) == 0).mean() < 0.3
     opening = motion.expression[:, [INDEX["jawOpen"], INDEX["viseme_aa"], INDEX["viseme_O"]]].max(1)
     assert (opening > 0.25).mean() > 0.25
+
+
+def test_a_worker_that_is_ended_from_outside_is_told():
+    with pytest.raises(InputError, match="--workers"), dataset._mapping(2) as run:
+        list(run(os._exit, [1, 1]))
