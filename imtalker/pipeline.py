@@ -44,7 +44,6 @@ from .media.picture import PictureSource
 from .media.video import as_rate
 from .memory import give_back_freed_memory
 from .models.audio import FeatureStream, KnownFeatures, MelEncoder
-from .models.latent import GAZE
 from .models.prepared import prepare
 from .models.renderer import SourceFeatures, map_tensors
 from .session import WINDOWS, Session
@@ -132,23 +131,11 @@ class IMTalker:
         name = f"{os.fspath(picture)!r}" if isinstance(picture, (str, os.PathLike)) else "the picture"
         where = source_crop(pixels, face, name) if crop else no_crop(*pixels.shape[:2])
         square = where.apply(pixels, self.renderer.config.size)
+        gaze = torch.from_numpy(default_reader()(square[None]).gaze) if self.renderer.config.eyes else None
         with torch.inference_mode(), self._autocast():
-            features = self.renderer.encode_source(self._tensor(square[None]), self._source_motion(square))
+            features = self.renderer.encode_source(self._tensor(square[None]), gaze=gaze)
         give_back_freed_memory()  # a picture needs more than frames do
         return Source(features, where, square, pixels if whole else None)
-
-    def _source_motion(self, square: np.ndarray) -> Tensor | None:
-        """The motion latent (1, 32) of a picture, uint8 (S, S, 3); None: as the renderer reads it.
-
-        Where eyes look from is what they are turned from. A small picture hardly tells, so two who read it are asked.
-        """
-        unit = self.renderer.config.eyes
-        if not unit:
-            return None
-        motion = self.renderer.encode_motion(self._tensor(square[None]))
-        seen = torch.from_numpy(default_reader()(square[None]).gaze).to(motion) / unit
-        motion[:, GAZE] = (motion[:, GAZE] + seen) / 2
-        return motion
 
     # -------------------------------------------------------------------------------------------------------- driving
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .appearance import AppearanceEncoder
 from .eyes import FARTHER, eyeballs, gaze_change
+from .latent import GAZE
 from .motion import IdentityAdapter, LandmarkMotionEncoder, MotionDecoder, MotionEncoder
 from .synthesis import SynthesisNetwork
 from .transfer import MotionTransfer, TransferSource
@@ -122,13 +123,18 @@ class Renderer(nn.Module):
         """Motion maps, coarse first, of latents (B, motion_dim) adapted to `identity` (B or 1, identity_dim)."""
         return self.motion_decoder(self.adapter(motion, identity))
 
-    def encode_source(self, picture: Tensor, motion: Tensor | None = None) -> SourceFeatures:
-        """Source side of everything, from pictures (B, 3, S, S). `motion` (B, motion_dim) replaces their own latent."""
+    def encode_source(self, picture: Tensor, motion: Tensor | None = None, gaze: Tensor | None = None
+                      ) -> SourceFeatures:
+        """Source side of everything, from pictures (B, 3, S, S). `motion` (B, motion_dim) replaces their own latent.
+        gaze: (B, 2) radians, as somebody else sees it, for a renderer that moves eyes: where they look from is what
+        they are turned from, and as a small picture hardly tells, the mean is taken."""
         appearance, identity = self.appearance_encoder(picture)
         eyes = None
         if self.config.eyes:
             read, landmarks = self.motion_encoder.observe(picture)
             eyes = eyeballs(landmarks.detach().float(), self.config.size // 2)
+            if gaze is not None:
+                read[:, GAZE] = (read[:, GAZE] + gaze.to(read) / self.config.eyes) / 2
         elif motion is None:
             read = self.encode_motion(picture)
         motion = read if motion is None else motion

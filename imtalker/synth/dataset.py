@@ -183,4 +183,3 @@ def _mapping(workers: int) -> Iterator[Callable]:
 def _leave_interrupts() -> None:
     """Ctrl-C reaches workers, too, but is for the process that began them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-

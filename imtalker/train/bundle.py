@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from ..errors import InputError
@@ -49,14 +50,15 @@ def bundle(renderer: str | Path, generator: str | Path, audio_encoder: str | Pat
         raise InputError(f"the generator hears {heard} numbers a frame, the audio encoder tells {audio.dim}: take the "
                          "encoder that the generator was trained with")
     models = [config_of(part) for part in (renderer, generator, audio_encoder)]
-    sampled = models[1] or ModelConfig("new", painter.config, flow.config, audio.config, guidance_scale=1.0)
-    anchored = bool(flow.config.control_scale)
-    config = ModelConfig(name or out.resolve().name, painter.config, flow.config, audio.config, nfe=sampled.nfe,
-                         training_data=training_data or _together(models, "training_data", OURS),
-                         licence=licence or _together(models, "licence", "Apache-2.0"),
-                         guidance_scale=sampled.guidance_scale if guidance_scale is None else guidance_scale,
-                         expression=(FACE.start, FACE.stop) if anchored else sampled.expression,
-                         steadying=1.0 if anchored else sampled.steadying)
+    parts = {"renderer": painter.config, "generator": flow.config, "audio_encoder": audio.config}
+    config = replace(models[1] or ModelConfig("", **parts, guidance_scale=1.0), **parts,
+                     name=name or out.resolve().name,
+                     training_data=training_data or _together(models, "training_data", OURS),
+                     licence=licence or _together(models, "licence", "Apache-2.0"))
+    if flow.config.control_scale:  # an anchored latent
+        config = replace(config, expression=(FACE.start, FACE.stop), steadying=1.0)
+    if guidance_scale is not None:
+        config = replace(config, guidance_scale=guidance_scale)
     model = Model(painter, flow, audio, config)
     for part in PARTS:
         for weight, x in stored_tensors(getattr(model, part)).items():
